@@ -1,0 +1,184 @@
+"""From a frame of named columns to a Model of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from glmm_jax import families, structure
+from glmm_jax.covariance import Full
+from glmm_jax.families.base import Family
+from glmm_jax.formula.frame import Frame, RandomBlock, build_frame
+from glmm_jax.model import CURVATURES, Model, Term
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where each random-effects block of a frame lies in a model.
+
+    factor, column : per block, the position of its grouping factor in the model and of its first
+        column among the columns of that factor. levels : per factor, the levels that are real.
+    n : rows that are real; the others are padding.
+    """
+
+    factor: tuple[int, ...]
+    column: tuple[int, ...]
+    levels: tuple[int, ...]
+    n: int
+
+
+def build_model(
+    formula: str,
+    data: pd.DataFrame,
+    family: str | Family = "gaussian",
+    link: str | None = None,
+    *,
+    weights: Any = None,
+    offset: Any = None,
+    trials: Any = None,
+    curvature: str = "expected",
+    na_action: str = "drop",
+) -> Model:
+    """The Model pytree of a formula and a data frame, for the pure layer.
+
+    Its arrays have JAX's default float type: float32, or float64 under `jax.enable_x64(True)`.
+
+    Parameters
+    ----------
+    formula : as in lme4, for example "use ~ age + (1 | district)".
+    data : a data frame or a dictionary of columns.
+    family, link : a name or a `families.Family`; link None for the family's default.
+    weights, offset, trials : names of columns or arrays (n,), see `glmer`.
+    curvature : "expected" (lme4) or "observed" (TMB) weights inside log|L|^2.
+    na_action : "drop" rows with missing values, or "raise".
+
+    Raises
+    ------
+    ValueError : anything wrong with the input; the message names the argument and the remedy.
+    """
+    frame = build_frame(
+        formula, data, weights=weights, offset=offset, trials=trials, na_action=na_action
+    )
+    chosen = families.get(family, link)
+    return place(frame, chosen, curvature)[0]
+
+
+def bucket(size: int) -> int:
+    """The padded size of an array of `size` rows, levels or couplings.
+
+    Four sizes to a doubling (sixteen above 100,000, where padding would cost more than a
+    compilation saves), so that data of a similar size reuse a compiled program.
+    """
+    if size <= 8:
+        return 8
+    steps = 4 if size <= 100_000 else 16
+    power = 1 << (int(size - 1).bit_length() - 1)  # the power of two below size
+    unit = max(power // steps, 1)
+    return -(-size // unit) * unit
+
+
+def place(
+    frame: Frame, family: Family, curvature: str = "expected", padded: bool = False
+) -> tuple[Model, Placement]:
+    """Model of a frame, and where the frame's blocks lie in it.
+
+    With `padded`, rows of weight zero (copies of the first) and levels without rows are added up
+    to the next `bucket`; neither changes an estimate.
+
+    Raises:
+        ValueError: the response does not suit the family, or the design cannot be estimated.
+    """
+    if curvature not in CURVATURES:
+        raise ValueError(f"curvature={curvature!r}; use 'expected' (lme4) or 'observed' (TMB)")
+    size, weights = _sizes_and_weights(frame, family)
+    family.check(frame.y, size)
+    _check_identified(frame, family)
+    names = list(dict.fromkeys(block.grouping for block in frame.blocks))
+    members = [[b for b in frame.blocks if b.grouping == name] for name in names]
+    levels = tuple(len(blocks[0].levels) for blocks in members)
+    columns = tuple(sum(b.Z.shape[1] for b in blocks) for blocks in members)
+    index = tuple(np.asarray(blocks[0].index) for blocks in members)
+    order, eliminated = structure.elimination_order(index, levels, columns)
+    pad = bucket if padded else structure.identity
+    n = len(frame.y)
+    rows = np.zeros(pad(n), np.int64)  # padding repeats row 0, which is valid for every link
+    rows[:n] = np.arange(n)
+    pattern = structure.build(
+        tuple(index[f][rows] for f in order),
+        tuple(pad(levels[f]) for f in order),
+        tuple(columns[f] for f in order),
+        eliminated,
+        pad,
+    )
+    starts = np.cumsum([0, *(Full(b.Z.shape[1]).size for b in frame.blocks)])
+    terms = tuple(
+        tuple(
+            Term(Full(b.Z.shape[1]), int(starts[i]))
+            for i, b in enumerate(frame.blocks)
+            if b.grouping == names[f]
+        )
+        for f in order
+    )
+    case = np.zeros(len(rows))
+    case[:n] = 1.0 if weights is None else weights
+    numbers = {
+        "y": frame.y[rows],
+        "X": frame.X[rows],
+        "Z": tuple(np.concatenate([b.Z for b in members[f]], axis=1)[rows] for f in order),
+        "offset": frame.offset[rows],
+        "weights": case,
+        "size": None if size is None else size[rows],
+    }
+    numbers = jax.tree.map(lambda a: jnp.asarray(a, dtype=jnp.result_type(float)), numbers)
+    pattern = jax.tree.map(jnp.asarray, pattern)
+    model = Model(**numbers, structure=pattern, terms=terms, family=family, curvature=curvature)
+    placement = Placement(
+        factor=tuple(order.index(names.index(b.grouping)) for b in frame.blocks),
+        column=tuple(_first_column(b, members[names.index(b.grouping)]) for b in frame.blocks),
+        levels=tuple(levels[f] for f in order),
+        n=n,
+    )
+    return model, placement
+
+
+def _first_column(block: RandomBlock, members: list[RandomBlock]) -> int:
+    before = 0
+    for member in members:
+        if member is block:
+            return before
+        before += member.Z.shape[1]
+    raise AssertionError("the block belongs to its factor")
+
+
+def _sizes_and_weights(
+    frame: Frame, family: Family
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What `weights=` and `trials=` mean for the family: (size, case weights)."""
+    if family.weights_are_precisions and frame.weights is not None:
+        return frame.weights, None
+    if frame.trials is not None and family.name != "binomial":
+        raise ValueError(
+            f"trials= (or cbind) was given, but family={family.name!r} has no trials; "
+            "use family='binomial'"
+        )
+    return frame.trials, frame.weights
+
+
+def _check_identified(frame: Frame, family: Family) -> None:
+    """A Gaussian model cannot tell a level per row from its residuals."""
+    if family.name != "gaussian":
+        return
+    n = len(frame.y)
+    for block in frame.blocks:
+        effects = len(block.levels) * block.Z.shape[1]
+        if effects >= n:
+            raise ValueError(
+                f"formula: ({' + '.join(block.names)} | {block.grouping}) has {effects} random "
+                f"effects for {n} rows, so its variance and the residual variance cannot both be "
+                "estimated; use a coarser grouping factor, fewer columns, or another family"
+            )

@@ -1,0 +1,205 @@
+"""Model -> Estimate: the maximum of the likelihood, as one pure function. The seam of the package.
+
+Below this module nothing knows a column name; `jit`, `vmap` and sharding act on `estimate`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from glmm_jax import pirls
+from glmm_jax.model import Model, Params, flatten, lambdas, unflatten
+from glmm_jax.objective import laplace as objective_laplace
+from glmm_jax.optimize import boundary
+from glmm_jax.optimize import start as starting
+from glmm_jax.optimize.first_order import FirstOrder, descend
+from glmm_jax.optimize.quasi_newton import Minimum, minimise
+from glmm_jax.status import Status
+
+MAX_STEPS = 500
+# Hessian columns are computed side by side up to this many numbers, one after another beyond.
+LARGEST_BATCH = 2_000_000
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "params", "u", "deviance", "gradient", "hessian", "status", "decrement",
+        "smallest_eigenvalue", "singular", "separated", "evaluations", "hessians",
+    ],
+    meta_fields=["nagq"],
+)  # fmt: skip
+@dataclass(frozen=True)
+class Estimate:
+    """A maximum-likelihood estimate and its certificate.
+
+    params : estimates. u (q,) : conditional mode there. deviance () : -2 log-likelihood.
+    gradient (P,), hessian (P, P) : of the deviance in (beta, theta, log phi), see `model.flatten`;
+        at nagq = 0 the beta part of the Hessian is twice RX'RX given theta and the cross part zero.
+    status () : a `Status` code. decrement () : half of g' H^-1 g in scaled coordinates, what the
+    deviance could still lose. smallest_eigenvalue () : of the Hessian in scaled coordinates.
+    singular (m,) : diagonal elements of Lambda that are exactly zero. separated (p,) : coefficients
+    without a finite estimate. evaluations, hessians () : how often each was computed.
+    """
+
+    params: Params
+    u: jax.Array
+    deviance: jax.Array
+    gradient: jax.Array
+    hessian: jax.Array
+    status: jax.Array
+    decrement: jax.Array
+    smallest_eigenvalue: jax.Array
+    singular: jax.Array
+    separated: jax.Array
+    evaluations: jax.Array
+    hessians: jax.Array
+    nagq: int = 1
+
+
+def estimate(
+    model: Model,
+    nagq: int = 1,
+    start: Params | None = None,
+    optimizer: Any = "quasi-newton",
+    max_steps: int = MAX_STEPS,
+) -> Estimate:
+    """Maximum-likelihood estimate of a model.
+
+    Parameters
+    ----------
+    model : from `build_model`.
+    nagq : 1, Laplace approximation; 0, theta by Laplace with beta at the joint penalised mode.
+    start : parameters to start from; default: generalized linear model, then penalised
+        quasi-likelihood.
+    optimizer : "quasi-newton" (default), "newton" (exact Hessian at every step), "lbfgs", or an
+        optax gradient transformation; every one is followed by the same certificate.
+    max_steps : limit on the evaluations of the gradient.
+
+    Returns
+    -------
+    Estimate, never an exception for numerical reasons: look at its `status`.
+
+    Raises
+    ------
+    ValueError : nagq, optimizer, max_steps or the shapes of `start` are not as above.
+    """
+    if nagq not in (0, 1):
+        raise ValueError(f"nagq={nagq!r}; use 1 (Laplace) or 0 (joint mode of u and beta)")
+    if max_steps < 1:
+        raise ValueError(f"max_steps={max_steps!r}; use a positive integer")
+    if start is not None:
+        objective_laplace.check(start, model)
+    method = FirstOrder.of(optimizer)
+    return _estimate(model, start, nagq, method, int(max_steps))
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _estimate(
+    model: Model, given: Params | None, nagq: int, method: FirstOrder, max_steps: int
+) -> Estimate:
+    scale = starting.scales(model)
+    begin = starting.start(model, scale, given)
+    p, m = model.p, model.m
+    free = slice(p, None) if nagq == 0 else slice(None)  # nAGQ = 0: beta belongs to the mode
+    size = scale[free]
+
+    def params_at(x: jax.Array, aux: Any) -> Params:
+        flat = x * size
+        if nagq == 0:
+            flat = jnp.concatenate([aux[1], flat])
+        return unflatten(flat, model)
+
+    def value(x: jax.Array, aux: Any, solved: bool = False) -> tuple[jax.Array, Any]:
+        guess = jax.lax.stop_gradient(aux)
+        params = params_at(x, guess)
+        if nagq == 0:
+            return objective_laplace.laplace_joint(params, model, guess, solved)
+        return objective_laplace.laplace(params, model, guess, solved)
+
+    def hessian(x: jax.Array, aux: Any) -> jax.Array:
+        # The mode at x is known: the program needs no second copy of the loop that finds it.
+        gradient = jax.grad(lambda x: value(x, aux, solved=True)[0])
+
+        def column(v: jax.Array) -> jax.Array:
+            return jax.jvp(gradient, (x,), (v,))[1]
+
+        eye = jnp.eye(x.shape[0], dtype=x.dtype)
+        together = model.n * x.shape[0] <= LARGEST_BATCH
+        H = jax.vmap(column)(eye) if together else jax.lax.map(column, eye)
+        return 0.5 * (H + H.T)
+
+    def canonical(x: jax.Array) -> jax.Array:
+        theta = slice(0, m) if nagq == 0 else slice(p, p + m)
+        size_theta = size[theta]
+        turned = boundary.canonical(x[theta] * size_theta, model, size_theta) / size_theta
+        # Dividing back may lose a bit: an element that was not turned stays as it was.
+        kept = jnp.where(turned * size_theta == x[theta] * size_theta, x[theta], turned)
+        return x.at[theta].set(kept)
+
+    evaluate = jax.value_and_grad(value, has_aux=True)
+    x = flatten(begin.params)[free] / size
+    aux = (begin.u, begin.params.beta) if nagq == 0 else begin.u
+    metric = begin.metric[free, free] * size[:, None] * size
+    used = jnp.zeros((), int)
+    if method.transformation is not None:
+        x, aux, used = descend(method, evaluate, x, aux, max_steps)
+    found = minimise(
+        evaluate, hessian, canonical, x, aux, metric, max_steps, method.name == "newton"
+    )
+    params = params_at(found.x, found.aux)
+    u = found.aux[0] if nagq == 0 else found.aux
+    eta = pirls.linear_predictor(params, model, u)
+    information = pirls.row_information(params, model, eta, "expected")
+    separated = boundary.separated(params, model, eta, information)
+    gradient, H = found.gradient / size, found.hessian / (size[:, None] * size)
+    if nagq == 0:
+        gradient = jnp.concatenate([jnp.zeros(p, gradient.dtype), gradient])
+        factor = pirls.factorise(params, model, information)
+        beta = 2.0 * pirls.border(params, model, factor, information).schur
+        H = jax.scipy.linalg.block_diag(beta, H)
+    return Estimate(
+        params=params,
+        u=u,
+        deviance=found.value,
+        gradient=gradient,
+        hessian=H,
+        status=_status(found, separated, begin, max_steps),
+        decrement=found.decrement,
+        smallest_eigenvalue=found.smallest,
+        singular=boundary.zero_pivots(params.theta, model),
+        separated=separated,
+        evaluations=found.evaluations + used,
+        hessians=found.hessians,
+        nagq=nagq,
+    )
+
+
+def _status(
+    found: Minimum, separated: jax.Array, begin: starting.Start, max_steps: int
+) -> jax.Array:
+    """The code of the outcome; the first that applies."""
+    conditions = [
+        (~jnp.isfinite(found.value), Status.MODE_FAILED),
+        (~jnp.all(jnp.isfinite(found.gradient)), Status.NOT_FINITE),
+        (~jnp.all(jnp.isfinite(found.hessian)), Status.NOT_FINITE),
+        (jnp.any(separated), Status.SEPARATION),
+        (found.certified, Status.CONVERGED),
+        (found.evaluations >= max_steps, Status.STEP_LIMIT),
+        (found.smallest < 0, Status.SADDLE),
+    ]
+    del begin
+    code = jnp.asarray(int(Status.STALLED))
+    for condition, status in reversed(conditions):
+        code = jnp.where(condition, int(status), code)
+    return code
+
+
+def covariances(params: Params, model: Model) -> tuple[jax.Array, ...]:
+    """Var(b) of one level of each grouping factor, Lambda Lambda', (k, k)."""
+    return tuple(L @ L.T for L in lambdas(params.theta, model))

@@ -1,0 +1,67 @@
+"""Conditional distributions of the response, one file each.
+
+`get` turns what a caller writes for `family` into an instance; the classes can be used directly:
+`families.Bernoulli(link="probit")`.
+"""
+
+from __future__ import annotations
+
+from glmm_jax import links
+from glmm_jax.families.base import Family
+from glmm_jax.families.binomial import Bernoulli, Binomial
+from glmm_jax.families.gaussian import Gaussian
+from glmm_jax.families.poisson import Poisson
+from glmm_jax.links import Link
+
+__all__ = ["Bernoulli", "Binomial", "Family", "Gaussian", "Poisson", "get"]
+
+_FAMILIES: dict[str, type[Family]] = {
+    "bernoulli": Bernoulli,
+    "binomial": Binomial,
+    "poisson": Poisson,
+    "gaussian": Gaussian,
+    "normal": Gaussian,
+}
+
+# A quasi-likelihood is no probability density, so there is nothing to integrate over the random
+# effects: each of these has a proper model that says the same thing.
+_QUASI_REMEDIES = {
+    "quasipoisson": "family='poisson' with a random effect of each observation (1 | row)",
+    "quasibinomial": "family='binomial' with a random effect of each observation (1 | row)",
+}
+
+
+def get(family: str | Family | type[Family], link: str | Link | None = None) -> Family:
+    """The family of that name, with the given link or its default one.
+
+    Args:
+        family: a name, a family (returned as it is) or its class.
+        link: a link or its name; None for the default, or for the link of a family given as such.
+
+    Raises:
+        ValueError: the family is unknown or a quasi-likelihood, the link does not fit it, or a
+            family that has a link already is given together with another one.
+    """
+    if isinstance(family, Family):
+        if link is not None and links.get(link) != family.link:
+            raise ValueError(
+                f"link={link!r} was given together with {family!r}, which has a link already; "
+                f"write families.{type(family).__name__}(link=...) or give the family by name"
+            )
+        return family
+    if isinstance(family, type) and issubclass(family, Family):
+        return family(link)
+    if isinstance(family, str):
+        if family in _FAMILIES:
+            return _FAMILIES[family](link)
+        if family.startswith("quasi"):
+            remedy = _QUASI_REMEDIES.get(family, "a family with a density")
+            raise ValueError(
+                f"family={family!r} is a quasi-likelihood, which has no density and so no marginal "
+                f"likelihood; for overdispersion use {remedy}, a negative binomial family for "
+                "counts, or a beta-binomial family for proportions"
+            )
+    known = ", ".join(repr(name) for name in _FAMILIES)
+    raise ValueError(
+        f"family={family!r} is not known; use one of {known}, or an instance of families.Family"
+    )

@@ -1,0 +1,262 @@
+"""From a formula and a data frame to the arrays of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from glmm_jax.formula.columns import Factor, Value
+from glmm_jax.formula.fixed import Coding, Terms, code, expand, model_matrix
+from glmm_jax.formula.grouping import theta_order
+from glmm_jax.formula.parser import parse
+from glmm_jax.formula.rank import independent_columns
+from glmm_jax.formula.response import Response, counts, plain, two_levels, with_trials
+from glmm_jax.formula.rows import (
+    Rows,
+    as_data_frame,
+    read_columns,
+    read_vector,
+    rows_to_keep,
+)
+from glmm_jax.formula.terms import Formula
+from glmm_jax.formula.transforms import State
+
+
+@dataclass(frozen=True, eq=False)
+class RandomBlock:
+    """One random-effects term after the expansion of `||` and `/`: one covariance block.
+
+    Attributes:
+        grouping: lme4's name of the grouping factor, `"district"` or `"urban:district"`.
+        names: the k column names, for example `("Intercept", "urban[T.Y]")`.
+        levels: labels of the levels that occur, in lme4's order.
+        index: (n,) int32, level of each row; -1 for a level the fit has not seen (new data).
+        Z: (n, k) float64, the row's values of the k columns.
+    """
+
+    grouping: str
+    names: tuple[str, ...]
+    levels: pd.Index
+    index: np.ndarray
+    Z: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """What new data need: codings, transforms' states, names. Plain data, so it can be pickled."""
+
+    fixed: Coding
+    kept: np.ndarray  # (columns before the rank check,) bool
+    random: tuple[Coding, ...]  # one a block, in theta order
+    groupings: tuple[tuple[str, ...], ...]
+    state: State
+    offset_argument: str | None  # column name given as offset=, "" for an array, None for none
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The arrays of a model on the n rows used, with the names that belong to them.
+
+    Attributes:
+        formula: the formula taken apart.
+        response_name: left side as normalised text.
+        y: (n,) response; 0 and 1 for two levels; successes where there are trials.
+        trials: (n,) or None.
+        response_levels: (failure, success) when y came from a factor, strings or truth values.
+        X: (n, p) fixed-effects model matrix of full column rank, in R's column order.
+        X_names: the p names, patsy's: `Intercept`, `urban[T.Y]`, `age:ch[T.Y]`, `I(age ** 2)`.
+        dropped_columns: names of the columns left out because of rank deficiency.
+        blocks: random-effects blocks in lme4's theta order.
+        offset: (n,) sum of all offsets, zeros where there are none.
+        weights: (n,) or None.
+        n_missing: number of rows dropped for missing values.
+        index: labels of the rows used.
+        design: what `new_frame` needs.
+    """
+
+    formula: Formula
+    response_name: str
+    y: np.ndarray
+    trials: np.ndarray | None
+    response_levels: tuple[str, str] | None
+    X: np.ndarray
+    X_names: tuple[str, ...]
+    dropped_columns: tuple[str, ...]
+    blocks: tuple[RandomBlock, ...]
+    offset: np.ndarray
+    weights: np.ndarray | None
+    n_missing: int
+    index: pd.Index
+    design: Design
+
+
+def build_frame(
+    formula: str | Formula,
+    data: pd.DataFrame,
+    *,
+    weights: object = None,
+    offset: object = None,
+    trials: object = None,
+    na_action: str = "drop",
+) -> Frame:
+    """The arrays of a model as R and lme4 would make them.
+
+    Unordered categories, strings and truth values get treatment contrasts against the first level
+    (strings: in the order of their characters); ordered categories get R's orthogonal polynomials.
+    Levels that do not occur are left out, as lme4 does. A response of two levels counts the first
+    as failure.
+
+    Args:
+        formula: text, or what `parse` made of it.
+        data: a DataFrame or a dictionary of columns; it is not changed, and only the columns in
+            use matter.
+        weights, offset, trials: each the name of a column, or one number a row. With `trials` the
+            response holds proportions or counts, see `response.with_trials`.
+        na_action: "drop" leaves out rows with missing values in anything used (`n_missing` counts
+            them), "raise" refuses them.
+
+    Raises:
+        TypeError: `formula` is no text or `data` no table.
+        ValueError: anything else wrong with the input; the message names the argument, what came
+            and the remedy.
+    """
+    if na_action not in ("drop", "raise"):
+        raise ValueError(f"na_action: 'drop' or 'raise' is needed, not {na_action!r}")
+    if not isinstance(formula, Formula):
+        formula = parse(formula)
+    data = as_data_frame(data)
+    fixed = expand(formula.fixed)
+    random = tuple(expand(term.expression) for term in formula.random)
+    texts = dict.fromkeys(_response_texts(formula), "response")
+    for text in predictor_texts(formula, fixed, random):
+        texts.setdefault(text, "formula")
+    columns = read_columns(data, texts)
+    given = {"weights": weights, "offset": offset, "trials": trials}
+    vectors = {
+        argument: read_vector(argument, value, data)
+        for argument, value in given.items()
+        if value is not None
+    }
+    masks = {name: column.missing for name, column in columns.items()}
+    masks |= {name: np.isnan(vector) for name, vector in vectors.values()}
+    keep = rows_to_keep(masks, len(data), na_action)
+    rows = Rows(columns, keep, data.index, {}, learn=True)
+    n = rows.n
+    extra = {
+        argument: checked(argument, name, vector if keep is None else vector[keep])
+        for argument, (name, vector) in vectors.items()
+    }
+    response = _response(formula, rows, extra.get("trials"))
+    values: dict[str, Value] = {factor: rows.term(factor) for factor in fixed.factors}
+    fixed_coding = code(fixed, values)
+    X = model_matrix(fixed_coding, values, n)
+    kept = independent_columns(X)
+    named = list(zip(fixed_coding.names, kept, strict=True))
+    blocks, codings = _blocks(formula, random, rows)
+    order = theta_order([len(block.levels) for block in blocks])
+    return Frame(
+        formula=formula,
+        response_name=formula.response,
+        y=np.array(response.y),  # never a view of the caller's data
+        trials=response.trials,
+        response_levels=response.levels,
+        X=X if kept.all() else np.ascontiguousarray(X[:, kept]),
+        X_names=tuple(name for name, stays in named if stays),
+        dropped_columns=tuple(name for name, stays in named if not stays),
+        blocks=tuple(blocks[i] for i in order),
+        offset=formula_offset(formula, rows, extra.get("offset")),
+        weights=extra.get("weights"),
+        n_missing=len(data) - n,
+        index=data.index if keep is None else data.index[keep],
+        design=Design(
+            fixed=fixed_coding,
+            kept=kept,
+            random=tuple(codings[i] for i in order),
+            groupings=tuple(formula.random[i].grouping for i in order),
+            state=rows.state,
+            offset_argument=None if offset is None else offset if isinstance(offset, str) else "",
+        ),
+    )
+
+
+def _response_texts(formula: Formula) -> tuple[str, ...]:
+    if formula.successes is not None and formula.failures is not None:
+        return formula.successes, formula.failures
+    return (formula.response,)
+
+
+def predictor_texts(
+    formula: Formula, fixed: Terms, random: Iterable[Terms], groupings: bool = True
+) -> tuple[str, ...]:
+    texts = [*fixed.factors, *formula.offsets]
+    for terms in random:
+        texts.extend(terms.factors)
+    if groupings:
+        for term in formula.random:
+            texts.extend(term.grouping)
+    return tuple(dict.fromkeys(texts))
+
+
+def checked(argument: str, name: str, vector: np.ndarray) -> np.ndarray:
+    """A vector beside the formula without infinity; weights are positive too."""
+    source = "" if name == f"{argument}=" else f" (column {name!r})"
+    infinite = int(np.isinf(vector).sum())
+    if infinite:
+        raise ValueError(f"{argument}: infinite values in {infinite} rows{source}; correct them")
+    if argument == "weights" and np.any(vector <= 0):
+        raise ValueError(
+            f"weights: {int(np.sum(vector <= 0))} values are not positive (smallest "
+            f"{vector.min():g}){source}; drop rows that should not count"
+        )
+    return vector
+
+
+def _response(formula: Formula, rows: Rows, trials: np.ndarray | None) -> Response:
+    name = formula.response
+    if formula.successes is not None and formula.failures is not None:
+        if trials is not None:
+            raise ValueError(
+                f"trials: {name!r} holds the trials already; leave trials= out, or give the "
+                "successes alone as the response"
+            )
+        return counts(
+            rows.numbers(formula.successes, "response"),
+            rows.numbers(formula.failures, "response"),
+            name,
+        )
+    value = rows.value(name)
+    declared = rows.declared(name) if isinstance(value, Factor) else None
+    response = two_levels(declared, name) if isinstance(declared, Factor) else plain(value, name)
+    if trials is None:
+        return response
+    counted = with_trials(response.y, trials, name)
+    return Response(counted.y, counted.trials, response.levels)
+
+
+def _blocks(
+    formula: Formula, random: tuple[Terms, ...], rows: Rows
+) -> tuple[list[RandomBlock], list[Coding]]:
+    """Blocks and their codings in the order of the formula."""
+    shared: dict[tuple[str, ...], tuple[pd.Index, np.ndarray]] = {}
+    blocks, codings = [], []
+    for term, terms in zip(formula.random, random, strict=True):
+        if term.grouping not in shared:
+            factor = rows.grouping(term.grouping)
+            levels = pd.Index(factor.labels, dtype=object)
+            shared[term.grouping] = levels, factor.codes.astype(np.int32)
+        values = {factor: rows.term(factor) for factor in terms.factors}
+        coding = code(terms, values)
+        Z = model_matrix(coding, values, rows.n)
+        blocks.append(RandomBlock(term.group_name, coding.names, *shared[term.grouping], Z))
+        codings.append(coding)
+    return blocks, codings
+
+
+def formula_offset(formula: Formula, rows: Rows, vector: np.ndarray | None) -> np.ndarray:
+    total = np.zeros(rows.n) if vector is None else vector.copy()
+    for text in formula.offsets:
+        total += rows.numbers(text, "offset")
+    return total

@@ -1,0 +1,126 @@
+"""The arrays of new data, with the columns, transforms and levels of a fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from glmm_jax.formula.columns import Factor, Value
+from glmm_jax.formula.fixed import Coding, expand, model_matrix
+from glmm_jax.formula.frame import (
+    Frame,
+    RandomBlock,
+    checked,
+    formula_offset,
+    predictor_texts,
+)
+from glmm_jax.formula.grouping import match_levels
+from glmm_jax.formula.rows import Rows, as_data_frame, read_columns, read_vector, rows_to_keep
+from glmm_jax.formula.syntax import Name, parse_expression
+
+
+@dataclass(frozen=True, eq=False)
+class NewFrame:
+    """The arrays of new data, columns and levels as in the fit. `blocks` is empty on request."""
+
+    X: np.ndarray
+    blocks: tuple[RandomBlock, ...]
+    offset: np.ndarray
+    index: pd.Index
+
+
+def new_frame(
+    frame: Frame,
+    newdata: pd.DataFrame,
+    *,
+    offset: object = None,
+    random: bool = True,
+    allow_new_levels: bool = False,
+) -> NewFrame:
+    """The arrays of new data: the columns, transforms and levels are those of the fit.
+
+    Args:
+        frame: of the fit.
+        newdata: a DataFrame with every column of the right side of the formula; the response,
+            weights and trials are not needed.
+        offset: as in `build_frame`; a column named there is looked up again by default.
+        random: False leaves the random terms and their columns out.
+        allow_new_levels: True gives rows of unseen or missing groups the index -1.
+
+    Raises:
+        ValueError: missing columns or values, unseen levels, an offset that has to be given again.
+    """
+    newdata = as_data_frame(newdata, "newdata")
+    formula, design = frame.formula, frame.design
+    fixed = expand(formula.fixed)
+    slopes = tuple(expand(term.expression) for term in formula.random) if random else ()
+    texts = predictor_texts(formula, fixed, slopes, groupings=False)
+    groups = {text for grouping in design.groupings for text in grouping} if random else set()
+    columns = read_columns(newdata, dict.fromkeys(texts, "newdata"))
+    rows_to_keep({name: c.missing for name, c in columns.items()}, len(newdata), "raise")
+    grouping_columns = read_columns(newdata, dict.fromkeys(groups, "newdata"))
+    if not allow_new_levels:
+        masks = {name: column.missing for name, column in grouping_columns.items()}
+        rows_to_keep(masks, len(newdata), "raise")
+    rows = Rows({**grouping_columns, **columns}, None, newdata.index, design.state, learn=False)
+    values = _new_values(design.fixed, rows)
+    X = model_matrix(design.fixed, values, rows.n)
+    argument = offset if offset is not None else design.offset_argument
+    if isinstance(argument, str) and argument == "":
+        raise ValueError(
+            "offset: the model was fitted with an array as offset=; pass offset= for the new rows"
+        )
+    vector = None
+    if argument is not None:
+        name, numbers = read_vector("offset", argument, newdata)
+        rows_to_keep({name: np.isnan(numbers)}, len(newdata), "raise")
+        vector = checked("offset", name, numbers)
+    blocks = []
+    for i, block in enumerate(frame.blocks if random else ()):
+        factor = rows.grouping(design.groupings[i])
+        index = match_levels(factor, block.levels)
+        if np.any(index < 0) and not allow_new_levels:
+            at = np.unique(factor.codes[index < 0])
+            shown = ", ".join(repr(factor.labels[c]) for c in at[:5])
+            raise ValueError(
+                f"newdata: {at.size} levels of {block.grouping!r} were not in the fit (first: "
+                f"{shown}); pass allow_new_levels=True to predict with their random effects at zero"
+            )
+        Z = model_matrix(design.random[i], _new_values(design.random[i], rows), rows.n)
+        blocks.append(
+            RandomBlock(block.grouping, block.names, block.levels, index.astype(np.int32), Z)
+        )
+    return NewFrame(
+        X=X if design.kept.all() else np.ascontiguousarray(X[:, design.kept]),
+        blocks=tuple(blocks),
+        offset=formula_offset(formula, rows, vector),
+        index=newdata.index,
+    )
+
+
+def _new_values(coding: Coding, rows: Rows) -> dict[str, Value]:
+    """Values of the factors of a coding on new rows, categorical ones in the codes of the fit."""
+    values: dict[str, Value] = {}
+    for factor in dict.fromkeys(part.factor for parts in coding.terms for part in parts):
+        if factor not in coding.levels:
+            value = rows.term(factor)
+            if isinstance(value, Factor):
+                raise ValueError(f"newdata: {factor!r} was numeric in the fit, now is categorical")
+            values[factor] = value
+            continue
+        plain_column = isinstance(parse_expression(factor), Name)
+        value = rows.factor(factor) if plain_column else rows.term(factor)
+        if not isinstance(value, Factor):
+            raise ValueError(f"newdata: {factor!r} was categorical in the fit, now is numeric")
+        levels = coding.levels[factor]
+        codes = match_levels(value, levels)
+        unseen = [value.labels[c] for c in np.unique(value.codes[codes < 0])]
+        if unseen:
+            raise ValueError(
+                f"newdata: {factor!r} has levels that were not in the fit "
+                f"({', '.join(map(repr, unseen[:5]))}); levels of the fit: {', '.join(levels)}"
+            )
+        values[factor] = Factor(codes, levels)
+    return values

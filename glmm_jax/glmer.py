@@ -1,0 +1,105 @@
+"""The analysts' entry: a formula, a data frame and a family in, a fit out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from glmm_jax import families
+from glmm_jax.build import place
+from glmm_jax.estimate import MAX_STEPS, estimate
+from glmm_jax.families.base import Family
+from glmm_jax.formula.frame import Frame, build_frame
+from glmm_jax.model import Params
+from glmm_jax.results import Fit
+from glmm_jax.runtime import engine
+
+
+def glmer(
+    formula: str,
+    data: pd.DataFrame,
+    family: str | Family = "gaussian",
+    link: str | None = None,
+    *,
+    weights: Any = None,
+    offset: Any = None,
+    trials: Any = None,
+    nagq: int = 1,
+    start: Params | None = None,
+    curvature: str = "expected",
+    optimizer: Any = "quasi-newton",
+    max_steps: int = MAX_STEPS,
+    na_action: str = "drop",
+) -> Fit:
+    """Fit a generalized linear mixed model by maximum likelihood, in float64.
+
+    Parameters
+    ----------
+    formula : lme4's, for example "use ~ age + I(age^2) + urban + (urban | district)". The left side
+        may be cbind(successes, failures), a proportion with `trials`, a two-level factor, strings
+        or booleans.
+    data : a data frame (or a dictionary of columns), not changed.
+    family : "bernoulli", "binomial", "poisson", "gaussian", or a `families.Family`.
+    link : name of a link; None for the family's default.
+    weights : column name or (n,) positive numbers that multiply each row's log density (an integer
+        weight repeats its row). For the Gaussian family they are precisions, as in lmer:
+        Var(y_i) = sigma^2 / weight_i; `families.Gaussian(weights="likelihood")` for the other.
+    offset : column name or (n,), added to the linear predictor, besides offset(...) terms.
+    trials : column name or (n,) positive integers, where the response is a proportion or a count.
+    nagq : 1, the Laplace approximation; 0, faster and slightly biased: beta at the joint penalised
+        mode.
+    start : `Params` to start from; none are needed.
+    curvature : "expected" (lme4) or "observed" (TMB) information in the Laplace determinant; they
+        differ for links that are not canonical.
+    optimizer : "quasi-newton", "newton", "lbfgs" or an optax gradient transformation.
+    max_steps : limit on evaluations of the gradient.
+    na_action : "drop" rows with missing values (counted in the summary) or "raise".
+
+    Returns
+    -------
+    Fit. A fit that did not converge says so: `fit.converged`, `fit.message`, `fit.warnings`.
+
+    Raises
+    ------
+    ValueError : anything wrong with the input; the message names the argument, what came and what
+        to do.
+
+    Source: Bates (2011), Mixed models in R using the lme4 package, Part 5.
+    """
+    chosen = families.get(family, link)
+    frame = build_frame(
+        formula, data, weights=weights, offset=offset, trials=trials, na_action=na_action
+    )
+    return fit_frame(
+        frame,
+        chosen,
+        nagq=nagq,
+        start=start,
+        curvature=curvature,
+        optimizer=optimizer,
+        max_steps=max_steps,
+    )
+
+
+def fit_frame(
+    frame: Frame,
+    family: Family,
+    *,
+    nagq: int = 1,
+    start: Params | None = None,
+    curvature: str = "expected",
+    optimizer: Any = "quasi-newton",
+    max_steps: int = MAX_STEPS,
+) -> Fit:
+    """Fit a frame: what `glmer` does after the formula; arguments as there."""
+    with engine():
+        model, placement = place(frame, family, curvature, padded=True)
+        if start is not None:
+            start = jax.tree.map(lambda a: jnp.asarray(a, float), start)
+        found = estimate(model, nagq, start, optimizer, max_steps)
+        found = jax.tree.map(np.asarray, found)
+    return Fit(frame, family, model, placement, found, curvature)

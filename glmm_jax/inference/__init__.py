@@ -1,0 +1,1 @@
+"""What analysts ask of a fit: one verb a file."""

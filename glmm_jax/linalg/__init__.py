@@ -1,0 +1,1 @@
+"""The system matrix and its factorisations."""

@@ -1,0 +1,102 @@
+"""The system matrix H = Lambda' Z' W Z Lambda + I: factorise once, then solve and log-determinant.
+
+`factorise` chooses the path from the structure: "schur" eliminates grouping factors, "dense" is
+the reference that forms Z as a matrix. Both take and return flat vectors (q,) in which each factor
+of the structure has its (levels, columns) block, levels slowest.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from glmm_jax.linalg import dense, schur
+from glmm_jax.structure import Structure
+
+Factor = schur.SchurFactor | tuple[jax.Array, jax.Array]
+Blocks = tuple[jax.Array, ...]
+
+
+def split(structure: Structure, flat: jax.Array) -> Blocks:
+    """(q, columns) or (q,) array as one (levels, k, ...) array per factor."""
+    parts, start = [], 0
+    for levels, k in zip(structure.levels, structure.columns, strict=True):
+        part = flat[start : start + levels * k]
+        parts.append(part.reshape(levels, k, *flat.shape[1:]))
+        start += levels * k
+    return tuple(parts)
+
+
+def join(parts: Blocks) -> jax.Array:
+    """The inverse of `split`."""
+    return jnp.concatenate([p.reshape(p.shape[0] * p.shape[1], *p.shape[2:]) for p in parts])
+
+
+def multiply(structure: Structure, Z: Blocks, Lambda: Blocks, u: jax.Array) -> jax.Array:
+    """Z Lambda u, (n,), from u, (q,)."""
+    total = None
+    for f, part in enumerate(split(structure, u)):
+        row = jnp.sum(Z[f] * (part @ Lambda[f].T)[structure.index[f]], axis=1)
+        total = row if total is None else total + row
+    assert total is not None  # a structure has at least one factor
+    return total
+
+
+def multiply_transposed(
+    structure: Structure, Z: Blocks, Lambda: Blocks, right: jax.Array
+) -> jax.Array:
+    """Lambda' Z' right, (q,) or (q, r), from right, (n,) or (n, r)."""
+    columns = right[:, None, :] if right.ndim == 2 else right[:, None, None]
+    parts = []
+    for f, levels in enumerate(structure.levels):
+        product = Z[f][:, :, None] * columns
+        summed = jax.ops.segment_sum(product, structure.index[f], num_segments=levels)
+        parts.append(Lambda[f].T @ summed)
+    joined = join(tuple(parts))
+    return joined if right.ndim == 2 else joined[:, 0]
+
+
+def factorise(structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array) -> Factor:
+    """Factor of H; NaN where it is not positive definite.
+
+    Parameters: Z, one (n, k) array per factor; Lambda, one (k, k) per factor; weights (n,).
+    """
+    if structure.solver == "dense":
+        return dense_system(structure, Z, Lambda, weights)
+    return schur.factorise(structure, schur.assemble(structure, Z, Lambda, weights))
+
+
+def logdet(factor: Factor) -> jax.Array:
+    """log|H|."""
+    if isinstance(factor, tuple):
+        return dense.logdet(*factor)
+    return schur.logdet(factor)
+
+
+def solve(structure: Structure, factor: Factor, right: jax.Array) -> jax.Array:
+    """H^-1 right, for right (q,) or (q, r)."""
+    matrix = right if right.ndim == 2 else right[:, None]
+    if isinstance(factor, tuple):
+        solved = dense.solve(*factor, matrix)
+    else:
+        solved = join(schur.solve(factor, split(structure, matrix)))
+    return solved if right.ndim == 2 else solved[:, 0]
+
+
+def dense_system(
+    structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """H as a (q, q) matrix and its Cholesky factor."""
+    ZLambda = _dense_columns(structure, Z, Lambda)
+    H = ZLambda.T @ (weights[:, None] * ZLambda) + jnp.eye(structure.q, dtype=weights.dtype)
+    return H, dense.cholesky(H)
+
+
+def _dense_columns(structure: Structure, Z: Blocks, Lambda: Blocks) -> jax.Array:
+    """Z Lambda as an (n, q) matrix."""
+    parts = []
+    for f, levels in enumerate(structure.levels):
+        indicator = jax.nn.one_hot(structure.index[f], levels, dtype=Z[f].dtype)
+        rows = indicator[:, :, None] * (Z[f] @ Lambda[f])[:, None, :]
+        parts.append(rows.reshape(rows.shape[0], -1))
+    return jnp.concatenate(parts, axis=1)

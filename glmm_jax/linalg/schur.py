@@ -1,0 +1,233 @@
+"""Factorisation of the system matrix by eliminating grouping factors one after another.
+
+With the eliminated factors 1 .. E first, the matrix is
+
+    [ D_1  E_12 .. E_1r ]      D_f   block-diagonal, one k x k block per level
+    [      D_2  .. E_2r ]      E_fg  couplings: a block per pair of levels that meet
+    [           ..      ]      S     the dense remainder
+    [               S   ]
+
+For each f: D_f = L_f L_f', V_fg = L_f^-1 E_fg, and what remains loses V_fg' V_fh. Vectors are
+tuples with an array (levels, k, columns) per factor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from glmm_jax.linalg import block_diagonal, dense
+from glmm_jax.structure import Structure
+
+Blocks = tuple[jax.Array, ...]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["diagonal", "edges", "rest"], meta_fields=[])
+@dataclass(frozen=True)
+class System:
+    """Entries of the system matrix: blocks of the eliminated factors, couplings, remainder."""
+
+    diagonal: Blocks
+    edges: dict[str, jax.Array]
+    rest: jax.Array
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["structure", "lower", "scaled", "rest", "rest_lower"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class SchurFactor:
+    """L_f and V_fg of the eliminated factors; the remainder and its Cholesky factor."""
+
+    structure: Structure
+    lower: Blocks
+    scaled: dict[str, jax.Array]
+    rest: jax.Array
+    rest_lower: jax.Array
+
+
+def assemble(
+    structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array
+) -> System:
+    """Entries of Lambda' Z' W Z Lambda + I.
+
+    Parameters: Z, one (n, k) array per factor; Lambda, one (k, k) per factor; weights (n,).
+    """
+    E, F = structure.eliminated, len(structure.levels)
+    diagonal = tuple(level_blocks(structure, Z[f], Lambda[f], weights, f) for f in range(E))
+    edges = {}
+    for f in range(E):
+        for g in range(f + 1, F):
+            name = f"{f},{g}"
+            cells = structure.edge_left[name].shape[0]
+            outer = _outer(Z[f], Z[g], weights)
+            summed = _segment_sum(outer, structure.edge_of_row[name], cells)
+            edges[name] = Lambda[f].T @ summed @ Lambda[g]
+    rest = {}
+    for g in structure.rest:
+        rest[g, g] = _spread(level_blocks(structure, Z[g], Lambda[g], weights, g))
+        for h in structure.rest:
+            if h > g:
+                cells = structure.levels[g] * structure.levels[h]
+                cell = structure.index[g] * structure.levels[h] + structure.index[h]
+                summed = _segment_sum(_outer(Z[g], Z[h], weights), cell, cells)
+                rest[g, h] = _unfold(Lambda[g].T @ summed @ Lambda[h], structure.levels[g])
+    return System(diagonal, edges, _tiled(structure, rest, weights.dtype))
+
+
+def factorise(structure: Structure, system: System) -> SchurFactor:
+    """Eliminate the factors in order; NaN appears where the matrix is not positive definite."""
+    E, F = structure.eliminated, len(structure.levels)
+    diagonal = list(system.diagonal)
+    edges = dict(system.edges)
+    rest = system.rest
+    lower: list[jax.Array] = []
+    scaled: dict[str, jax.Array] = {}
+    for f in range(E):
+        lower.append(block_diagonal.cholesky(diagonal[f]))
+        for g in range(f + 1, F):
+            name = f"{f},{g}"
+            pivot = lower[f][structure.edge_left[name]]
+            scaled[name] = block_diagonal.solve_lower(pivot, edges[name])
+        for g in range(f + 1, E):
+            # f is nested in g: each of its levels changes one block of g, and the couplings of
+            # that level of g with whatever else f meets.
+            V = scaled[f"{f},{g}"]
+            square = jnp.swapaxes(V, -1, -2) @ V
+            change = _segment_sum(square, structure.edge_right[f"{f},{g}"], structure.levels[g])
+            diagonal[g] = diagonal[g] - change
+            for h in range(g + 1, F):
+                first, second, target = structure.fill[f"{f},{g},{h}"]
+                product = jnp.swapaxes(V[first], -1, -2) @ scaled[f"{f},{h}"][second]
+                cells = edges[f"{g},{h}"].shape[0]
+                edges[f"{g},{h}"] = edges[f"{g},{h}"] - _segment_sum(product, target, cells)
+        if structure.rest:
+            rest = rest - _rest_change(structure, scaled, f)
+    return SchurFactor(structure, tuple(lower), scaled, rest, dense.cholesky(rest))
+
+
+def logdet(factor: SchurFactor) -> jax.Array:
+    """log of the determinant of the system matrix."""
+    total = dense.logdet(factor.rest, factor.rest_lower) if factor.structure.rest else 0.0
+    return total + sum(block_diagonal.logdet(lower) for lower in factor.lower)
+
+
+def solve(factor: SchurFactor, right: Blocks) -> Blocks:
+    """H^-1 right, for one (levels, k, columns) array per factor."""
+    structure = factor.structure
+    E, F = structure.eliminated, len(structure.levels)
+    columns = right[0].shape[-1]
+    values = list(right)
+    for f in range(E):
+        values[f] = block_diagonal.solve_lower(factor.lower[f], values[f])
+        for g in range(f + 1, F):
+            name = f"{f},{g}"
+            V = jnp.swapaxes(factor.scaled[name], -1, -2)
+            product = V @ values[f][structure.edge_left[name]]
+            segments = structure.levels[g]
+            values[g] = values[g] - _segment_sum(product, structure.edge_right[name], segments)
+    if structure.rest:
+        stacked = jnp.concatenate([values[g].reshape(-1, columns) for g in structure.rest])
+        solved = dense.solve(factor.rest, factor.rest_lower, stacked)
+        start = 0
+        for g in structure.rest:
+            size = structure.sizes[g]
+            values[g] = solved[start : start + size].reshape(values[g].shape)
+            start += size
+    for f in reversed(range(E)):
+        for g in range(f + 1, F):
+            name = f"{f},{g}"
+            product = factor.scaled[name] @ values[g][structure.edge_right[name]]
+            segments = structure.levels[f]
+            values[f] = values[f] - _segment_sum(product, structure.edge_left[name], segments)
+        values[f] = block_diagonal.solve_upper(factor.lower[f], values[f])
+    return tuple(values)
+
+
+def _segment_sum(values: jax.Array, segment: jax.Array, segments: int) -> jax.Array:
+    return jax.ops.segment_sum(values, segment, num_segments=segments)
+
+
+def _outer(left: jax.Array, right: jax.Array, weights: jax.Array) -> jax.Array:
+    return (left * weights[:, None])[:, :, None] * right[:, None, :]
+
+
+def level_blocks(
+    structure: Structure, Z: jax.Array, Lambda: jax.Array, weights: jax.Array, f: int
+) -> jax.Array:
+    """Lambda' Z' W Z Lambda + I of one factor, (levels, k, k)."""
+    summed = _segment_sum(_outer(Z, Z, weights), structure.index[f], structure.levels[f])
+    return Lambda.T @ summed @ Lambda + jnp.eye(structure.columns[f], dtype=weights.dtype)
+
+
+def _spread(blocks: jax.Array) -> jax.Array:
+    """Block-diagonal matrix of (levels, k, k) blocks."""
+    levels, k, _ = blocks.shape
+    position = jnp.arange(levels)
+    full = jnp.zeros((levels, k, levels, k), blocks.dtype)
+    return full.at[position, :, position, :].set(blocks).reshape(levels * k, levels * k)
+
+
+def _unfold(blocks: jax.Array, rows: int) -> jax.Array:
+    """Matrix of blocks (rows * columns, k, l) that are given row by row."""
+    cells, k, width = blocks.shape
+    columns = cells // rows
+    shaped = blocks.reshape(rows, columns, k, width)
+    return shaped.transpose(0, 2, 1, 3).reshape(rows * k, columns * width)
+
+
+def _tiled(structure: Structure, parts: dict[tuple[int, int], jax.Array], dtype) -> jax.Array:
+    """Symmetric matrix from its tiles (g, h), g <= h, over the factors of the remainder."""
+    if not structure.rest:
+        return jnp.zeros((0, 0), dtype)
+    rows = [
+        jnp.concatenate(
+            [parts[g, h] if g <= h else parts[h, g].T for h in structure.rest], axis=1
+        )
+        for g in structure.rest
+    ]
+    return jnp.concatenate(rows, axis=0)
+
+
+def _rest_change(structure: Structure, scaled: dict[str, jax.Array], f: int) -> jax.Array:
+    """V_f' V_f over the factors of the remainder."""
+    first_of_rest = structure.eliminated
+    if f"{f},{first_of_rest},{first_of_rest}" not in structure.pairs:
+        wide = []
+        for g in structure.rest:
+            name = f"{f},{g}"
+            left, right = structure.edge_left[name], structure.edge_right[name]
+            shape = (structure.levels[f], structure.columns[f], structure.levels[g])
+            full = jnp.zeros((*shape, structure.columns[g]), scaled[name].dtype)
+            # Padded couplings are zero and may repeat a cell: add, do not set.
+            full = full.at[left, :, right, :].add(scaled[name])
+            wide.append(full.reshape(structure.sizes[f], structure.sizes[g]))
+        V = jnp.concatenate(wide, axis=1)
+        return V.T @ V
+    parts = {}
+    for g in structure.rest:
+        for h in structure.rest:
+            if g > h:
+                continue
+            first, second, cell = structure.pairs[f"{f},{g},{h}"]
+            product = (
+                jnp.swapaxes(scaled[f"{f},{g}"][first], -1, -2) @ scaled[f"{f},{h}"][second]
+            )
+            cells = structure.levels[g] * structure.levels[h]
+            part = _unfold(_segment_sum(product, cell, cells), structure.levels[g])
+            if g == h:
+                # Pairs cover the blocks on and below the diagonal; those on it are whole.
+                part = part + _strictly_lower(part, structure.columns[g]).T
+            parts[g, h] = part
+    return _tiled(structure, parts, parts[first_of_rest, first_of_rest].dtype)
+
+
+def _strictly_lower(matrix: jax.Array, k: int) -> jax.Array:
+    """The blocks of k x k below the block diagonal."""
+    block = jnp.arange(matrix.shape[0]) // k
+    return jnp.where(block[:, None] > block[None, :], matrix, 0.0)

@@ -1,0 +1,155 @@
+"""The Model and Params pytrees: numbers only, no names, no data frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from glmm_jax import covariance
+from glmm_jax.families.base import Family
+from glmm_jax.structure import Structure
+
+CURVATURES = ("expected", "observed")
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["beta", "theta", "dispersion"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Params:
+    """Parameters of a GLMM.
+
+    beta (p,): fixed-effects coefficients. theta (m,): covariance parameters in lme4's order, the
+    lower triangle of each term's Lambda by column, term after term. dispersion (): log(phi) of a
+    family that has one (Gaussian: log(sigma^2)), None for the others.
+    """
+
+    beta: jax.Array
+    theta: jax.Array
+    dispersion: jax.Array | None = None
+
+
+@dataclass(frozen=True)
+class Term:
+    """One random-effects term: the kind of its covariance and where its part of theta starts."""
+
+    covariance: covariance.Covariance
+    start: int
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["y", "X", "Z", "offset", "weights", "size", "structure"],
+    meta_fields=["terms", "family", "curvature"],
+)
+@dataclass(frozen=True)
+class Model:
+    """Data and structure of a GLMM as a pytree: arrays are leaves, the rest is static.
+
+    Leaves: y (n,) response (number of successes for a binomial family); X (n, p); Z, one (n, k)
+    array per grouping factor, the columns of all its terms side by side; offset (n,); weights (n,),
+    which multiply each row's log density; size (n,) or None: trials of a binomial row, precision
+    weight of a Gaussian row; structure: levels and couplings, integers.
+    Static: terms, per grouping factor the tuple of its `Term`s; family; curvature ("expected" or
+    "observed"), the weights inside log|L|^2 of the Laplace deviance.
+
+    Grouping factors stand in order of elimination, which need not be the order of theta.
+    """
+
+    y: jax.Array
+    X: jax.Array
+    Z: tuple[jax.Array, ...]
+    offset: jax.Array
+    weights: jax.Array
+    size: jax.Array | None
+    structure: Structure
+    terms: tuple[tuple[Term, ...], ...]
+    family: Family
+    curvature: str = "expected"
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.y.shape[0]
+
+    @property
+    def p(self) -> int:
+        """Number of fixed-effects coefficients."""
+        return self.X.shape[1]
+
+    @property
+    def m(self) -> int:
+        """Number of covariance parameters."""
+        return sum(term.covariance.size for terms in self.terms for term in terms)
+
+    @property
+    def q(self) -> int:
+        """Number of random effects."""
+        return self.structure.q
+
+    def replace(self, **changes: Any) -> Model:
+        """A new Model with other numbers: y=, X=, Z=, offset=, weights=, size=, curvature=.
+
+        Raises:
+            ValueError: unknown field, or an array whose shape is not that of the one it replaces.
+        """
+        known = [field.name for field in fields(self)]
+        for name, value in changes.items():
+            if name not in known:
+                raise ValueError(f"{name}= is no field of Model; use one of {', '.join(known)}")
+            old = getattr(self, name)
+            if name in ("y", "X", "offset", "weights", "size") and old is not None:
+                if value is None or jnp.shape(value) != jnp.shape(old):
+                    got = "None" if value is None else f"shape {jnp.shape(value)}"
+                    raise ValueError(f"{name}= has {got}; this model needs shape {old.shape}")
+        if changes.get("curvature", self.curvature) not in CURVATURES:
+            raise ValueError(
+                f"curvature={changes['curvature']!r}; use 'expected' (lme4) or 'observed' (TMB)"
+            )
+        return replace(self, **changes)
+
+
+def lambdas(theta: jax.Array, model: Model) -> tuple[jax.Array, ...]:
+    """Lambda of each grouping factor, (k, k), with the factors of its terms as diagonal blocks."""
+    out = []
+    for terms in model.terms:
+        blocks = [
+            covariance.factor(term.covariance, theta[term.start : term.start + term.covariance.size])
+            for term in terms
+        ]
+        out.append(blocks[0] if len(blocks) == 1 else jax.scipy.linalg.block_diag(*blocks))
+    return tuple(out)
+
+
+def thetas(factors: tuple[jax.Array, ...], model: Model) -> jax.Array:
+    """theta, (m,), from the Lambda of each grouping factor: the inverse of `lambdas`."""
+    theta = jnp.zeros(model.m, factors[0].dtype)
+    for terms, Lambda in zip(model.terms, factors, strict=True):
+        row = 0
+        for term in terms:
+            k = term.covariance.columns
+            part = covariance.parameters(term.covariance, Lambda[row : row + k, row : row + k])
+            theta = theta.at[term.start : term.start + term.covariance.size].set(part)
+            row += k
+    return theta
+
+
+def flatten(params: Params) -> jax.Array:
+    """Parameters as one vector: beta, theta, then log(phi) if there is one."""
+    parts = [params.beta, params.theta]
+    if params.dispersion is not None:
+        parts.append(jnp.reshape(params.dispersion, (1,)))
+    return jnp.concatenate(parts)
+
+
+def unflatten(flat: jax.Array, model: Model) -> Params:
+    """The inverse of `flatten` for the parameters of a model."""
+    p, m = model.p, model.m
+    dispersion = flat[p + m] if model.family.has_dispersion else None
+    return Params(flat[:p], flat[p : p + m], dispersion)

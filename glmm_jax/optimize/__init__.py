@@ -1,0 +1,1 @@
+"""From data to the minimum of the deviance: start, search, boundary, certificate."""

@@ -1,0 +1,69 @@
+"""Parameters that are the same model, and models on the boundary: signs, rotations, zeros."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from glmm_jax import covariance
+from glmm_jax.model import Model, Params, lambdas, thetas
+
+# Rows of Lambda shorter than this, in natural units of eta, are no variance at all: the deviance
+# is even in them, so it changes by the fourth power of this, far below its rounding error.
+ZERO = 3e-4
+
+
+def canonical(theta: jax.Array, model: Model, scale: jax.Array) -> jax.Array:
+    """The theta with the same Lambda Lambda', diagonal >= 0 and exact zeros where singular.
+
+    Parameters: theta (m,); scale (m,), natural size of each element (see `start.scales`).
+    """
+    factors = []
+    for terms, Lambda, size in zip(
+        model.terms, lambdas(theta, model), lambdas(scale, model), strict=True
+    ):
+        blocks, row = [], 0
+        for term in terms:
+            k = term.covariance.columns
+            tolerance = ZERO * jnp.diagonal(size)[row : row + k]
+            blocks.append(
+                covariance.canonical(Lambda[row : row + k, row : row + k], tolerance)
+            )
+            row += k
+        factors.append(jax.scipy.linalg.block_diag(*blocks))
+    return thetas(tuple(factors), model)
+
+
+def zero_pivots(theta: jax.Array, model: Model) -> jax.Array:
+    """Which diagonal elements of Lambda are exactly zero, (m,) booleans: a singular fit has some."""
+    diagonal = thetas(tuple(jnp.eye(k) for k in model.structure.columns), model) > 0
+    return diagonal & (theta == 0)
+
+
+def separated(params: Params, model: Model, eta: jax.Array, information: jax.Array) -> jax.Array:
+    """Which coefficients a perfect prediction drives to infinity, (p,) booleans.
+
+    The likelihood has no maximum if for some direction v the rows that X v moves have all reached
+    the end of their range on the side to which it moves them (complete or quasi-complete
+    separation; Albert and Anderson 1984). The candidate is the flattest direction of the
+    information about beta; it counts if the rows it moves hold no information any more and none of
+    them is moved back by the data.
+
+    Parameters: eta (n,) linear predictor and information (n,), row by row, at the estimate.
+    """
+    if model.p == 0:
+        return jnp.zeros(0, bool)
+    used = model.weights > 0
+    rms = jnp.sqrt(jnp.sum(jnp.where(used[:, None], model.X**2, 0.0), axis=0) / jnp.sum(used))
+    size = jnp.where(rms > 0, rms, 1.0)
+    X = model.X / size
+    gram = X.T @ (information[:, None] * X)
+    sound = jnp.all(jnp.isfinite(gram))
+    v = jnp.linalg.eigh(jnp.where(sound, gram, jnp.eye(model.p, dtype=X.dtype)))[1][:, 0]
+    moved = X @ v
+    large = used & (jnp.abs(moved) > 1e-3 * jnp.max(jnp.where(used, jnp.abs(moved), 0.0)))
+    # Information that a row has lost: what is left of it against that of a row at eta = 0.
+    fresh = model.family.fisher(jnp.zeros_like(eta), params.dispersion, model.size)
+    spent = information <= 1e-4 * model.weights * fresh
+    found = sound & jnp.any(large) & jnp.all(spent | ~large)
+    return found & (jnp.abs(v) > 1e-3)

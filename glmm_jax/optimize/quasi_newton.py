@@ -1,0 +1,274 @@
+"""Quasi-Newton search with exact gradients, certified by an exact Hessian.
+
+A round is a BFGS search followed by the Hessian at its end. The search evaluates the gradient once
+per trip: a trial point that lowers the deviance enough becomes the current one and updates the
+inverse Hessian B, one that does not shortens the step. The Hessian then says what the end is:
+
+    positive semidefinite, Newton decrement negligible   a minimum: stop;
+    positive semidefinite                                next round, with B the inverse Hessian;
+    a negative eigenvalue                                a saddle: leave along its eigenvector.
+
+The deviance is even in each column of Lambda, so a variance of zero is always a stationary point:
+only the Hessian can tell whether it is the answer. Newton's method is the same loop with the
+Hessian renewed after every step. All of it is one `while_loop` inside another, so that it compiles
+to a single program with one copy of the gradient and one of the Hessian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Decrements are in units of the deviance: half of g' B g is what a step can still gain.
+SEARCH_TOLERANCE = 1e-8
+FINAL_TOLERANCE = 1e-10
+# A point this near to where the Hessian was computed (squared distance in its metric) keeps it.
+NEAR = 1e-5
+NEGATIVE = -1e-4  # an eigenvalue below this, in the natural scale of the parameters, is negative
+SMALLEST_CURVATURE = 1e-3  # steps along flatter directions are as if the curvature were this
+SMALLEST_FRACTION = 1e-9
+LARGEST_MOVE = 2.0  # of any parameter in one step, relative to max(1, its size)
+ARMIJO = 1e-4
+ROUNDS = 25
+
+Objective = Callable[[jax.Array, Any], tuple[tuple[jax.Array, Any], jax.Array]]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "x", "aux", "value", "gradient", "hessian", "decrement", "smallest", "evaluations",
+        "hessians", "stalled", "certified",
+    ],
+    meta_fields=[],
+)  # fmt: skip
+@dataclass(frozen=True)
+class Minimum:
+    """Where the search ended, in scaled coordinates.
+
+    x, gradient (P,), hessian (P, P); aux, what the objective returned beside its value; decrement,
+    half of g' H^-1 g; smallest, the smallest eigenvalue of the Hessian; evaluations of the gradient
+    and of the Hessian; stalled, whether the last search ended without a step that descends;
+    certified, whether the end is a minimum by gradient and Hessian.
+    """
+
+    x: jax.Array
+    aux: Any
+    value: jax.Array
+    gradient: jax.Array
+    hessian: jax.Array
+    decrement: jax.Array
+    smallest: jax.Array
+    evaluations: jax.Array
+    hessians: jax.Array
+    stalled: jax.Array
+    certified: jax.Array
+
+
+class _Search(NamedTuple):
+    x: jax.Array
+    aux: Any
+    value: jax.Array
+    gradient: jax.Array
+    B: jax.Array  # inverse Hessian
+    direction: jax.Array
+    bend: jax.Array  # d' H d of a direction of negative curvature, else zero
+    fraction: jax.Array
+    accepted: jax.Array  # steps in this search
+    finished: jax.Array
+    stalled: jax.Array
+    evaluations: jax.Array
+
+
+class _Round(NamedTuple):
+    search: _Search
+    hessian: jax.Array
+    at: jax.Array  # where the Hessian was computed
+    decrement: jax.Array
+    smallest: jax.Array
+    certified: jax.Array
+    gave_up: jax.Array
+    rounds: jax.Array
+    hessians: jax.Array
+
+
+def minimise(
+    objective: Objective,
+    hessian: Callable[[jax.Array, Any], jax.Array],
+    canonical: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    aux: Any,
+    metric: jax.Array,
+    max_steps: int,
+    newton: bool = False,
+) -> Minimum:
+    """Minimise from x.
+
+    Parameters
+    ----------
+    objective : (x, aux) -> ((value, aux), gradient); aux carries the conditional mode along.
+    hessian : (x, aux) -> (P, P).
+    canonical : x -> an equivalent x (signs and rotations of Lambda, exact zeros).
+    x : (P,), start, in coordinates whose natural size is one.
+    aux : what the first evaluation is given.
+    metric : (P, P), approximate Hessian at the start.
+    max_steps : limit on the evaluations of the gradient.
+    newton : renew the Hessian after every step.
+    """
+    eps = float(jnp.finfo(x.dtype).eps)
+    # Differences of the deviance below its rounding error are not to be judged.
+    slack = 50 * eps
+
+    def direction_from(B: jax.Array, gradient: jax.Array, x: jax.Array) -> jax.Array:
+        d = -B @ gradient
+        excess = jnp.max(jnp.abs(d) / (LARGEST_MOVE * jnp.maximum(1.0, jnp.abs(x))))
+        return d / jnp.maximum(1.0, excess)
+
+    def trip(s: _Search, tolerance: jax.Array) -> _Search:
+        move = s.fraction * s.direction
+        x = s.x + move
+        (value, aux), gradient = objective(x, s.aux)
+        slope = s.gradient @ s.direction
+        first = ~jnp.isfinite(s.value)
+        predicted = s.fraction * slope + 0.5 * s.fraction**2 * s.bend
+        sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+        enough = value <= s.value + ARMIJO * predicted + slack * jnp.abs(s.value)
+        # When the gain is lost in rounding, the gradient decides alone.
+        tiny = jnp.abs(predicted) <= slack * jnp.abs(s.value)
+        accept = sound & (first | enough | (tiny & (s.bend == 0)))
+        change = gradient - s.gradient
+        curved = move @ change
+        update = accept & ~first & (curved > 1e-10 * jnp.abs(move @ s.gradient)) & (curved > 0)
+        rho = 1.0 / jnp.where(update, curved, 1.0)
+        V = jnp.eye(x.shape[0], dtype=x.dtype) - rho * jnp.outer(move, change)
+        B = jnp.where(update, V @ s.B @ V.T + rho * jnp.outer(move, move), s.B)
+        here = jnp.where(accept, x, s.x)
+        here_gradient = jnp.where(accept, gradient, s.gradient)
+        decrement = 0.5 * here_gradient @ (B @ here_gradient)
+        # A quadratic through the two values and the slope, kept within a tenth and a half.
+        fall = s.fraction * slope
+        guess = -0.5 * fall / jnp.where(value - s.value - fall > 0, value - s.value - fall, 1.0)
+        shorter = s.fraction * jnp.where(sound & (slope < 0), jnp.clip(guess, 0.1, 0.5), 0.25)
+        accepted = s.accepted + (accept & ~first)
+        stalled = ~accept & (shorter < SMALLEST_FRACTION)
+        stop = (decrement <= tolerance) | (newton & (accepted > 0))
+        return _Search(
+            x=here,
+            aux=jax.tree.map(lambda a, b: jnp.where(accept, a, b), aux, s.aux),
+            value=jnp.where(accept, value, s.value),
+            gradient=here_gradient,
+            B=B,
+            direction=jnp.where(accept, direction_from(B, here_gradient, here), s.direction),
+            bend=jnp.where(accept, 0.0, s.bend),
+            fraction=jnp.where(accept, 1.0, shorter),
+            accepted=accepted,
+            finished=(accept & stop & ((accepted > 0) | first)) | stalled,
+            stalled=stalled,
+            evaluations=s.evaluations + 1,
+        )
+
+    def search(s: _Search, tolerance: jax.Array) -> _Search:
+        def unfinished(s: _Search) -> jax.Array:
+            return ~s.finished & (s.evaluations < max_steps)
+
+        return jax.lax.while_loop(unfinished, lambda s: trip(s, tolerance), s)
+
+    def one_round(r: _Round) -> _Round:
+        tolerance = jnp.where(r.hessians == 0, SEARCH_TOLERANCE, FINAL_TOLERANCE).astype(x.dtype)
+        s = search(r.search, tolerance)
+        turned = canonical(s.x)
+        # An equivalent point has another mode and gradient: they are found before anything else.
+        moved = jnp.any(turned != s.x)
+        apart = turned - r.at
+        near = (r.smallest >= NEGATIVE) & (apart @ r.hessian @ apart <= NEAR)
+        renew = ~moved & ~near
+        H = jax.lax.cond(renew, lambda: hessian(s.x, s.aux), lambda: r.hessian)
+        sound = jnp.all(jnp.isfinite(H))
+        values, vectors = jnp.linalg.eigh(jnp.where(sound, H, jnp.eye(x.shape[0], dtype=x.dtype)))
+        smallest = jnp.where(sound, values[0], jnp.nan)
+        B = (vectors / jnp.maximum(jnp.abs(values), SMALLEST_CURVATURE)) @ vectors.T
+        decrement = 0.5 * s.gradient @ (B @ s.gradient)
+        minimum = smallest >= NEGATIVE
+        small = decrement <= jnp.maximum(FINAL_TOLERANCE, slack * jnp.abs(s.value))
+        certified = ~moved & sound & minimum & small
+        # Along negative curvature the gradient may vanish: a unit step, downhill if either way is.
+        v = vectors[:, 0] * jnp.where(vectors[:, 0] @ s.gradient > 0, -1.0, 1.0)
+        escape = sound & ~minimum & (decrement <= 1e-3 * jnp.maximum(1.0, jnp.abs(smallest)))
+        direction = jnp.where(escape, v, direction_from(B, s.gradient, s.x))
+        # A search that stalled from a fresh Hessian will stall again.
+        gave_up = ~moved & (~sound | (s.stalled & (s.accepted == 0) & (r.hessians > 0)))
+        flip = jnp.where(turned * s.x < 0, -1.0, 1.0)
+        s = s._replace(
+            x=turned,
+            value=jnp.where(moved, jnp.inf, s.value),
+            B=jnp.where(moved, flip[:, None] * s.B * flip, B),
+            direction=jnp.where(moved, 0.0, direction),
+            bend=jnp.where(escape & ~moved, smallest, 0.0),
+            fraction=jnp.ones((), x.dtype),
+            accepted=jnp.asarray(0),
+            finished=jnp.asarray(False),
+        )
+        return _Round(
+            search=s,
+            hessian=H,
+            at=jnp.where(renew, turned, r.at),
+            decrement=decrement,
+            smallest=jnp.where(moved, r.smallest, smallest),
+            certified=certified,
+            gave_up=gave_up,
+            rounds=r.rounds + 1,
+            hessians=r.hessians + renew,
+        )
+
+    def go_on(r: _Round) -> jax.Array:
+        allowed = (r.rounds < (max_steps if newton else ROUNDS)) & (r.search.evaluations < max_steps)
+        return ~r.certified & ~r.gave_up & allowed
+
+    one, zero = jnp.ones((), x.dtype), jnp.zeros((), x.dtype)
+    values, vectors = jnp.linalg.eigh(metric)
+    floor = jnp.maximum(jnp.abs(values), SMALLEST_CURVATURE)
+    begin = _Search(
+        x=x,
+        aux=aux,
+        value=jnp.inf * one,
+        gradient=jnp.zeros_like(x),
+        B=(vectors / floor) @ vectors.T,
+        direction=jnp.zeros_like(x),
+        bend=zero,
+        fraction=one,
+        accepted=jnp.asarray(0),
+        finished=jnp.asarray(False),
+        stalled=jnp.asarray(False),
+        evaluations=jnp.asarray(0),
+    )
+    state = _Round(
+        search=begin,
+        hessian=metric,
+        at=x,
+        decrement=jnp.inf * one,
+        smallest=jnp.nan * one,
+        certified=jnp.asarray(False),
+        gave_up=jnp.asarray(False),
+        rounds=jnp.asarray(0),
+        hessians=jnp.asarray(0),
+    )
+    r = jax.lax.while_loop(go_on, one_round, state)
+    s = r.search
+    return Minimum(
+        x=s.x,
+        aux=s.aux,
+        value=s.value,
+        gradient=s.gradient,
+        hessian=r.hessian,
+        decrement=r.decrement,
+        smallest=r.smallest,
+        evaluations=s.evaluations,
+        hessians=r.hessians,
+        stalled=s.stalled,
+        certified=r.certified,
+    )

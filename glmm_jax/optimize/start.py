@@ -1,0 +1,261 @@
+"""Starting values: one weighted least-squares fit, then penalised quasi-likelihood.
+
+The fixed effects come from one step of iteratively reweighted least squares from means near the
+data, as a generalized linear model starts. Then each trip takes one joint PIRLS step in (u, beta)
+and one scoring step in Lambda. With V the conditional covariance of a level's u, the derivatives of
+the penalised quasi-likelihood deviance with respect to M in Lambda <- Lambda (I + M) are
+
+    gradient  -2 sum_levels (u u' + V - I),
+    expected Hessian  4 sum r_i^2 for M_ii and 2 sum r_i r_j for M_ij, i > j,    r = 1 - diag V,
+
+so a few trips, at the price of a factorisation each, come close to the nAGQ = 0 estimates. V is
+taken from the diagonal blocks of H alone, which is exact for one factor and near for several: these
+are starting values. The same expressions, and the Schur complement of H bordered by X, give the
+first metric of the quasi-Newton search.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from glmm_jax import pirls
+from glmm_jax.linalg import base, block_diagonal, schur
+from glmm_jax.links import Identity, Inverse, Sqrt
+from glmm_jax.model import Model, Params, lambdas, thetas
+
+TRIPS = 12
+LARGEST_CHANGE = 0.7  # of log Lambda_ii in one trip
+LARGEST_MOVE = 5.0  # of eta in one trip, in units of the link
+SMALLEST_PIVOT = 1e-2  # of Lambda, in units of `theta_scale`: below it the metric is that of this
+
+
+class Start(NamedTuple):
+    """Where the search starts: parameters, mode, and curvature of the deviance (P, P)."""
+
+    params: Params
+    u: jax.Array
+    metric: jax.Array
+
+
+def scales(model: Model) -> jax.Array:
+    """A natural size of each parameter, (P,): what changes the linear predictor by about one unit.
+
+    For beta_j 1 / rms(X_j), for a row of Lambda 1 / rms(Z column), times the scale of the link
+    (see `_link_scale`); for log(phi) one.
+    """
+    unit = _link_scale(model)
+    rows = [unit / _rms(model, z) for z in model.Z]
+    theta = thetas(tuple(r[:, None] * jnp.ones((1, r.shape[0]), r.dtype) for r in rows), model)
+    parts = [unit / _rms(model, model.X), theta]
+    if model.family.has_dispersion:
+        parts.append(jnp.ones(1, theta.dtype))
+    return jnp.concatenate(parts)
+
+
+def _rms(model: Model, columns: jax.Array) -> jax.Array:
+    used = (model.weights > 0).astype(columns.dtype)
+    mean = jnp.sum(used[:, None] * columns**2, axis=0) / jnp.sum(used)
+    return jnp.where(mean > 0, jnp.sqrt(jnp.where(mean > 0, mean, 1.0)), 1.0)
+
+
+def _link_scale(model: Model) -> jax.Array:
+    """Size of one unit of eta: one for logarithmic links and probabilities, spread of g(y) else."""
+    if not isinstance(model.family.link, Identity | Sqrt | Inverse):
+        return jnp.ones((), model.y.dtype)
+    used = (model.weights > 0).astype(model.y.dtype)
+    eta = model.family.link.link(model.family.start_mean(model.y, model.size)) - model.offset
+    mean = jnp.sum(used * eta) / jnp.sum(used)
+    variance = jnp.sum(used * (eta - mean) ** 2) / jnp.sum(used)
+    return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 1.0)
+
+
+def _blocks(
+    params: Params, model: Model, information: jax.Array
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Per factor: approximate conditional covariance of a level's u, (levels, k, k); which levels
+    have observations, (levels,)."""
+    structure, out = model.structure, []
+    used = (model.weights > 0).astype(model.y.dtype)
+    for f, Lambda in enumerate(lambdas(params.theta, model)):
+        D = schur.level_blocks(structure, model.Z[f], Lambda, information, f)
+        lower = block_diagonal.cholesky(D)
+        eye = jnp.broadcast_to(jnp.eye(D.shape[-1], dtype=D.dtype), D.shape)
+        half = block_diagonal.solve_lower(lower, eye)
+        levels = structure.levels[f]
+        seen = jax.ops.segment_sum(used, structure.index[f], num_segments=levels) > 0
+        out.append((jnp.swapaxes(half, -1, -2) @ half, seen.astype(D.dtype)))
+    return out
+
+
+def _pattern(model: Model) -> list[np.ndarray]:
+    """Per factor the (k, k) elements of Lambda that are parameters."""
+    out = []
+    for terms, k in zip(model.terms, model.structure.columns, strict=True):
+        mask, row = np.zeros((k, k), bool), 0
+        for term in terms:
+            i, j = term.covariance.entries()
+            mask[row + i, row + j] = True
+            row += term.covariance.columns
+        out.append(mask)
+    return out
+
+
+def _theta_step(
+    params: Params, model: Model, u: jax.Array, information: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One scoring step: new theta, largest change of log Lambda_ii, degrees of freedom of u."""
+    factors, change, freedom = [], jnp.zeros((), u.dtype), jnp.zeros((), u.dtype)
+    parts = base.split(model.structure, u)
+    blocks = _blocks(params, model, information)
+    Lambdas = lambdas(params.theta, model)
+    for part, (V, seen), Lambda, mask in zip(parts, blocks, Lambdas, _pattern(model), strict=True):
+        k = part.shape[1]
+        gradient = part.T @ part + jnp.sum(
+            seen[:, None, None] * (V - jnp.eye(k, dtype=u.dtype)), axis=0
+        )
+        r = seen[:, None] * (1.0 - jnp.diagonal(V, axis1=-2, axis2=-1))
+        hessian = r.T @ r * (1.0 + jnp.eye(k, dtype=u.dtype))
+        M = jnp.where(mask & (hessian > 0), gradient / jnp.where(hessian > 0, hessian, 1.0), 0.0)
+        M = jnp.clip(M, -LARGEST_CHANGE, LARGEST_CHANGE)  # a trust region, not a bound
+        factors.append(Lambda + jnp.where(mask, Lambda @ M, 0.0))
+        change = jnp.maximum(change, jnp.max(jnp.abs(jnp.diagonal(M))))
+        freedom = freedom + jnp.sum(r)
+    return thetas(tuple(factors), model), change, freedom
+
+
+def start(model: Model, scale: jax.Array, given: Params | None = None) -> Start:
+    """Starting values and metric.
+
+    Parameters
+    ----------
+    model : the data.
+    scale : (P,), from `scales`.
+    given : parameters to start from instead; only the mode and the metric are then computed.
+    """
+    p, m = model.p, model.m
+    if given is not None:
+        mode = pirls.find_mode(given, model, jnp.zeros(model.q, model.y.dtype))
+        u = jnp.where(mode.converged, mode.u, 0.0)
+        return Start(given, u, _metric(given, model, u, scale[p : p + m]))
+    unit = _link_scale(model)
+    begin = _first(model, unit, scale[p : p + m])
+
+    def body(state):
+        params, u, _, trips = state
+        eta = pirls.linear_predictor(params, model, u)
+        information = pirls.row_information(params, model, eta, "expected")
+        du, dbeta, decrement = pirls.step(params, model, eta, u, information, True)
+        there = Params(params.beta + dbeta, params.theta, params.dispersion)
+        moved = pirls.linear_predictor(there, model, u + du) - eta
+        # Not a line search: a start need not descend, it must not run away.
+        fraction = jnp.minimum(1.0, LARGEST_MOVE * unit / jnp.max(jnp.abs(moved)))
+        fraction = jnp.where(fraction > 0, fraction, 0.0)
+        u = u + fraction * du
+        theta, change, freedom = _theta_step(params, model, u, information)
+        phi = dispersion(model, eta + fraction * moved, freedom)
+        params = Params(params.beta + fraction * dbeta, theta, phi)
+        go_on = ~((change < 0.02) & (decrement < 1e-2)) & jnp.isfinite(decrement)
+        return params, u, go_on, trips + 1
+
+    zero = jnp.zeros(model.q, model.y.dtype)
+    state = begin, zero, jnp.asarray(True), jnp.asarray(0)
+    found, u, _, _ = jax.lax.while_loop(lambda s: s[2] & (s[3] < TRIPS), body, state)
+    eta = pirls.linear_predictor(found, model, u)
+    sound = jnp.isfinite(pirls.log_density(found, model, eta) + u @ u)
+    params = jax.tree.map(lambda a, b: jnp.where(sound, a, b), found, begin)
+    u = jnp.where(sound, u, 0.0)
+    return Start(params, u, _metric(params, model, u, scale[p : p + m]))
+
+
+def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
+    """One step of weighted least squares for beta; a diagonal Lambda whose effect on eta has the
+    standard deviation of one working residual, at most one unit of the link."""
+    family = model.family
+    nothing = jnp.zeros(0, model.y.dtype)
+    used = (model.weights > 0).astype(model.y.dtype)
+    mean = family.start_mean(model.y, model.size)
+    eta = family.link.link(mean)
+    # The scale of the dispersion does not matter for beta.
+    phi = jnp.zeros((), model.y.dtype) if family.has_dispersion else None
+    here = Params(nothing, nothing, phi)
+    information = pirls.row_information(here, model, eta, "expected")
+    working = eta - model.offset + pirls.row_score(here, model, eta) / jnp.where(
+        information > 0, information, 1.0
+    )
+    constant = family.link.link(jnp.sum(used * mean) / jnp.sum(used)) - model.offset
+    weights = jnp.stack([information, used])
+    gram = jnp.einsum("wn,ni,nj->wij", weights, model.X, model.X)
+    right = jnp.einsum("wn,wn,ni->wi", weights, jnp.stack([working, constant]), model.X)
+    lower = jnp.linalg.cholesky(gram)
+    fits = jax.vmap(lambda L, b: jax.scipy.linalg.cho_solve((L, True), b))(lower, right)
+    # Second choice, for links whose first step leaves their range: a constant mean.
+    values = [
+        pirls.log_density(here, model, model.X @ beta + model.offset) for beta in (fits[0], fits[1])
+    ]
+    beta = jnp.where(jnp.isfinite(values[0]), fits[0], fits[1])
+    eta = model.X @ beta + model.offset
+    phi = dispersion(model, eta, 0.0)
+    information = pirls.row_information(Params(beta, nothing, phi), model, eta, "expected")
+    spread = 1.0 / jnp.sqrt(jnp.sum(information) / jnp.sum(used))
+    spread = jnp.where(jnp.isfinite(spread), jnp.minimum(spread, unit), unit)
+    eyes = tuple(jnp.eye(k, dtype=eta.dtype) for k in model.structure.columns)
+    return Params(beta, thetas(eyes, model) * scale * (spread / unit), phi)
+
+
+def dispersion(model: Model, eta: jax.Array, lost: jax.Array | float) -> jax.Array | None:
+    """log(phi) from the mean unit deviance, with `lost` degrees of freedom; None without one."""
+    if not model.family.has_dispersion:
+        return None
+    mu = model.family.mean(eta)
+    total = jnp.sum(model.weights * model.family.unit_deviance(model.y, mu, model.size))
+    freedom = jnp.sum(model.weights) - lost
+    floor = jnp.finfo(total.dtype).tiny
+    return jnp.log(jnp.maximum(total, floor) / freedom)
+
+
+def _metric(params: Params, model: Model, u: jax.Array, scale: jax.Array) -> jax.Array:
+    """Approximate Hessian of the deviance, (P, P), block-diagonal in beta, theta, log(phi)."""
+    eta = pirls.linear_predictor(params, model, u)
+    information = pirls.row_information(params, model, eta, "expected")
+    factor = pirls.factorise(params, model, information)
+    beta = 2.0 * pirls.border(params, model, factor, information).schur
+    theta = _theta_metric(params, model, information, scale)
+    blocks = [beta, theta]
+    if params.dispersion is not None:
+        blocks.append(jnp.sum(model.weights).reshape(1, 1))
+    return jax.scipy.linalg.block_diag(*blocks)
+
+
+def _theta_metric(
+    params: Params, model: Model, information: jax.Array, scale: jax.Array
+) -> jax.Array:
+    """Curvature in theta: the expected Hessian in M (module docstring), with M = Lambda^-1 dLambda."""
+    # A variance of zero has no logarithm: measure from a small pivot instead.
+    floor = SMALLEST_PIVOT * scale
+    diagonal = thetas(tuple(jnp.eye(k, dtype=model.y.dtype) for k in model.structure.columns), model)
+    low = (diagonal > 0) & (jnp.abs(params.theta) < floor)
+    theta = jnp.where(low, floor, params.theta)
+    here = Params(params.beta, theta, params.dispersion)
+    blocks = _blocks(here, model, information)
+    Lambdas = lambdas(theta, model)
+
+    def rates(direction: jax.Array) -> list[jax.Array]:
+        return [
+            jax.scipy.linalg.solve_triangular(L, d, lower=True)
+            for L, d in zip(Lambdas, lambdas(direction, model), strict=True)
+        ]
+
+    basis = jax.vmap(rates)(jnp.eye(model.m, dtype=theta.dtype))
+    total = jnp.zeros((model.m, model.m), theta.dtype)
+    for M, (V, seen) in zip(basis, blocks, strict=True):
+        r = seen[:, None] * (1.0 - jnp.diagonal(V, axis1=-2, axis2=-1))
+        hessian = 2.0 * (r.T @ r) * (1.0 + jnp.eye(r.shape[1], dtype=r.dtype))
+        total = total + jnp.einsum("aij,ij,bij->ab", M, hessian, M)
+    # Where the data say nothing about a variance the metric must still be definite.
+    least = jnp.where(scale != 0, 1.0 / jnp.where(scale != 0, scale, 1.0) ** 2, 1.0)
+    return total + jnp.diag(least)
+

@@ -1,0 +1,287 @@
+"""Penalised iteratively reweighted least squares: the conditional mode of the random effects.
+
+u~ minimises f(u) = -2 sum_i w_i log p(y_i | eta_i) + |u|^2 with eta = X beta + Z Lambda u + offset.
+With the score s(u) = Lambda' Z' (w dlogp/deta) - u, a step solves
+
+    H delta = s,     H = Lambda' Z' diag(w h) Z Lambda + I,
+
+where h is the observed information -d2logp/deta2 of each row (Newton: quadratic convergence) and,
+where that does not make H positive definite, the expected information (Fisher scoring). For a
+canonical link the two are one. A step is halved until f does not increase; the loop stops on the
+Newton decrement s' delta, one quadratic step after which the mode is exact to rounding.
+
+`joint=True` moves beta along with u (nAGQ = 0): the system gains the unpenalised columns X.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from glmm_jax import implicit
+from glmm_jax.linalg import base, dense
+from glmm_jax.model import Model, Params, lambdas
+
+MAX_TRIPS = 100
+SMALLEST_STEP = 1e-10
+
+
+def linear_predictor(params: Params, model: Model, u: jax.Array) -> jax.Array:
+    """eta = X beta + Z Lambda u + offset, (n,)."""
+    random = base.multiply(model.structure, model.Z, lambdas(params.theta, model), u)
+    return model.X @ params.beta + random + model.offset
+
+
+def log_density(params: Params, model: Model, eta: jax.Array) -> jax.Array:
+    """sum_i w_i log p(y_i | eta_i), ()."""
+    return jnp.sum(
+        model.weights * model.family.log_prob(model.y, eta, params.dispersion, model.size)
+    )
+
+
+def row_score(params: Params, model: Model, eta: jax.Array) -> jax.Array:
+    """w_i dlogp_i/deta, (n,)."""
+    return model.weights * model.family.score(model.y, eta, params.dispersion, model.size)
+
+
+def row_information(params: Params, model: Model, eta: jax.Array, curvature: str) -> jax.Array:
+    """w_i times the expected (Fisher) or observed information about eta of each row, (n,)."""
+    family = model.family
+    if curvature == "observed" and not family.is_canonical:
+        information = family.curvature(model.y, eta, params.dispersion, model.size)
+    else:
+        information = family.fisher(eta, params.dispersion, model.size)
+    return model.weights * information
+
+
+def factorise(params: Params, model: Model, information: jax.Array) -> base.Factor:
+    """Factor of H for the given information of each row, (n,)."""
+    return base.factorise(model.structure, model.Z, lambdas(params.theta, model), information)
+
+
+def score(u: jax.Array, params: Params, model: Model) -> jax.Array:
+    """s(u) = Lambda' Z' (w dlogp/deta) - u, (q,): zero at the conditional mode."""
+    rows = row_score(params, model, linear_predictor(params, model, u))
+    Lambda = lambdas(params.theta, model)
+    return base.multiply_transposed(model.structure, model.Z, Lambda, rows) - u
+
+
+class Border(NamedTuple):
+    """The system matrix bordered by X: H^-1 Lambda'Z'WX, (q, p), and the p x p Schur complement."""
+
+    columns: jax.Array
+    schur: jax.Array
+
+
+def border(params: Params, model: Model, factor: base.Factor, information: jax.Array) -> Border:
+    """Border of H by the fixed effects; `schur` is RX'RX in lme4's words, (p, p)."""
+    Lambda = lambdas(params.theta, model)
+    weighted = information[:, None] * model.X
+    cross = base.multiply_transposed(model.structure, model.Z, Lambda, weighted)
+    columns = base.solve(model.structure, factor, cross)
+    return Border(columns, model.X.T @ weighted - cross.T @ columns)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["u", "beta", "converged", "trips", "decrement"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Mode:
+    """Result of PIRLS: u (q,), beta (p,) (moved only if joint), and how the loop ended."""
+
+    u: jax.Array
+    beta: jax.Array
+    converged: jax.Array
+    trips: jax.Array
+    decrement: jax.Array
+
+
+class _State(NamedTuple):
+    u: jax.Array  # last accepted point
+    beta: jax.Array
+    f: jax.Array
+    du: jax.Array  # direction from it, and the fraction of it now tried
+    dbeta: jax.Array
+    fraction: jax.Array
+    observed: jax.Array  # whether the observed information is tried at this point
+    decrement: jax.Array
+    converged: jax.Array
+    failed: jax.Array
+    trips: jax.Array
+
+
+def step(
+    params: Params, model: Model, eta: jax.Array, u: jax.Array, information: jax.Array, joint: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One step: du (q,), dbeta (p,), and the squared Newton decrement s' delta."""
+    rows = row_score(params, model, eta)
+    Lambda = lambdas(params.theta, model)
+    s = base.multiply_transposed(model.structure, model.Z, Lambda, rows) - u
+    factor = factorise(params, model, information)
+    du = base.solve(model.structure, factor, s)
+    if not joint:
+        return du, jnp.zeros_like(params.beta), s @ du
+    edge = border(params, model, factor, information)
+    s_beta = model.X.T @ rows
+    dbeta = _solve_spd(edge.schur, s_beta - edge.columns.T @ s)
+    du = du - edge.columns @ dbeta
+    return du, dbeta, s @ du + s_beta @ dbeta
+
+
+def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = False) -> Mode:
+    """Run the loop from a guess of u, (q,); not differentiable: see `conditional_mode`."""
+    eps = float(jnp.finfo(guess.dtype).eps)
+
+    def body(state: _State) -> _State:
+        u = state.u + state.fraction * state.du
+        beta = state.beta + state.fraction * state.dbeta
+        here = Params(beta, params.theta, params.dispersion)
+        eta = linear_predictor(here, model, u)
+        f = -2.0 * log_density(here, model, eta) + u @ u
+        descended = f <= state.f + 100 * eps * jnp.abs(f)
+        information = row_information(here, model, eta, "expected")
+        if not model.family.is_canonical:
+            tried = row_information(here, model, eta, "observed")
+            information = jnp.where(state.observed, tried, information)
+        du, dbeta, decrement = step(here, model, eta, u, information, joint)
+        usable = jnp.isfinite(decrement) & (decrement >= 0)
+        moved = descended & usable
+        converged = moved & (decrement <= 50 * eps * jnp.maximum(1.0, u @ u))
+        # At convergence the last step is taken whole: it is smaller than any test could see.
+        final = jnp.where(converged, 1.0, 0.0)
+        fraction = jnp.where(descended, state.fraction, 0.5 * state.fraction)
+        return _State(
+            u=jnp.where(moved, u + jnp.where(converged, du, 0.0), state.u),
+            beta=jnp.where(moved, beta + final * dbeta, state.beta),
+            f=jnp.where(moved, f, state.f),
+            du=jnp.where(moved, du, state.du),
+            dbeta=jnp.where(moved, dbeta, state.dbeta),
+            fraction=jnp.where(moved, 1.0, fraction),
+            # Not definite with the observed information: the same point again with the expected.
+            observed=moved | ~descended,
+            decrement=jnp.where(moved, decrement, state.decrement),
+            converged=converged,
+            failed=(descended & ~usable & ~state.observed) | (fraction < SMALLEST_STEP),
+            trips=state.trips + 1,
+        )
+
+    def unfinished(state: _State) -> jax.Array:
+        return ~state.converged & ~state.failed & (state.trips < MAX_TRIPS)
+
+    one = jnp.ones((), guess.dtype)
+    start = _State(
+        u=guess,
+        beta=params.beta,
+        f=jnp.inf * one,
+        du=jnp.zeros_like(guess),
+        dbeta=jnp.zeros_like(params.beta),
+        fraction=one,
+        observed=jnp.asarray(not model.family.is_canonical),
+        decrement=jnp.inf * one,
+        converged=jnp.asarray(False),
+        failed=jnp.asarray(False),
+        trips=jnp.asarray(0),
+    )
+    end = jax.lax.while_loop(unfinished, body, start)
+    return Mode(end.u, end.beta, end.converged, end.trips, end.decrement)
+
+
+def conditional_mode(
+    params: Params, model: Model, guess: jax.Array | None = None, solved: bool = False
+) -> jax.Array:
+    """Conditional mode u~ of the spherical random effects given y, differentiable implicitly.
+
+    u~ = argmin_u -2 sum_i w_i log p(y_i | eta_i) + |u|^2; du~ = H^-1 ds with the observed
+    information in H, whatever the deviance uses.
+
+    Parameters
+    ----------
+    params, model : parameters and data.
+    guess : (q,), where the loop starts (default zeros); it changes the cost, not the result.
+    solved : the guess is the mode already, to rounding: only its derivatives are wanted.
+
+    Returns
+    -------
+    (q,) array: factor after factor in the order of `model.structure`, level after level, the
+    columns of one level side by side; b = Lambda u. NaN where the loop did not converge.
+    """
+    start = jnp.zeros(model.q, model.y.dtype) if guess is None else guess
+    find = _given if solved else _find
+    return implicit.root(find, _residual, _solve, (params, model), start)
+
+
+def _given(arguments: tuple[Params, Model], guess: Any) -> Any:
+    return guess
+
+
+def _find(arguments: tuple[Params, Model], guess: jax.Array) -> jax.Array:
+    params, model = arguments
+    mode = find_mode(params, model, guess)
+    return jnp.where(mode.converged, mode.u, jnp.nan)
+
+
+def _residual(u: jax.Array, arguments: tuple[Params, Model]) -> jax.Array:
+    return score(u, *arguments)
+
+
+def _solve(u: jax.Array, arguments: tuple[Params, Model], right: jax.Array) -> jax.Array:
+    params, model = arguments
+    eta = linear_predictor(params, model, u)
+    factor = factorise(params, model, row_information(params, model, eta, "observed"))
+    return base.solve(model.structure, factor, right)
+
+
+def joint_mode(
+    params: Params, model: Model, guess: tuple[jax.Array, jax.Array], solved: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Joint mode (u, beta) given theta and the dispersion (nAGQ = 0), differentiable implicitly.
+
+    Parameters: params, whose beta is not used; guess, (u, beta) to start from, or with `solved` the
+    mode itself. NaN where the loop did not converge.
+    """
+    free = Params(jnp.zeros_like(params.beta), params.theta, params.dispersion)
+    find = _given if solved else _find_joint
+    return implicit.root(find, _residual_joint, _solve_joint, (free, model), guess)
+
+
+def _find_joint(arguments: tuple[Params, Model], guess):
+    params, model = arguments
+    start = Params(guess[1], params.theta, params.dispersion)
+    mode = find_mode(start, model, guess[0], joint=True)
+    return jax.tree.map(lambda x: jnp.where(mode.converged, x, jnp.nan), (mode.u, mode.beta))
+
+
+def _at(beta: jax.Array, params: Params) -> Params:
+    return Params(beta, params.theta, params.dispersion)
+
+
+def _residual_joint(x: tuple[jax.Array, jax.Array], arguments: tuple[Params, Model]):
+    params, model = arguments
+    u, beta = x
+    here = _at(beta, params)
+    rows = row_score(here, model, linear_predictor(here, model, u))
+    Lambda = lambdas(params.theta, model)
+    s = base.multiply_transposed(model.structure, model.Z, Lambda, rows) - u
+    return s, model.X.T @ rows
+
+
+def _solve_spd(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    return dense.solve(matrix, dense.cholesky(matrix), right[:, None])[:, 0]
+
+
+def _solve_joint(x, arguments: tuple[Params, Model], right):
+    params, model = arguments
+    here = _at(x[1], params)
+    eta = linear_predictor(here, model, x[0])
+    information = row_information(here, model, eta, "observed")
+    factor = factorise(here, model, information)
+    edge = border(here, model, factor, information)
+    dbeta = _solve_spd(edge.schur, right[1] - edge.columns.T @ right[0])
+    du = base.solve(model.structure, factor, right[0]) - edge.columns @ dbeta
+    return du, dbeta

@@ -1,0 +1,230 @@
+"""A fitted model as analysts see it: names, tables, and the certificate of the optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from glmm_jax.build import Placement
+from glmm_jax.estimate import Estimate
+from glmm_jax.families.base import Family
+from glmm_jax.formula.frame import Frame
+from glmm_jax.inference import confint, ranef, residuals, summary, varcorr
+from glmm_jax.model import Model
+from glmm_jax.status import Status
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted generalized linear mixed model. Made by `glmer`; nothing in it changes.
+
+    frame : names and arrays of the data used. family : with its link. model : the (padded) pytree
+    that was fitted. placement : where the frame's terms lie in it. estimate : what the engine found
+    (NumPy arrays). curvature : "expected" or "observed".
+    """
+
+    frame: Frame
+    family: Family
+    model: Model
+    placement: Placement
+    estimate: Estimate
+    curvature: str
+
+    # --- estimates ---------------------------------------------------------------------------
+
+    @property
+    def params(self) -> pd.Series:
+        """Fixed-effects coefficients beta."""
+        return pd.Series(np.array(self.estimate.params.beta), self._names, name="params")
+
+    @property
+    def theta(self) -> pd.Series:
+        """Covariance parameters: lower triangles of Lambda by column, in lme4's order and names."""
+        return pd.Series(np.array(self.estimate.params.theta), varcorr.theta_names(self.frame))
+
+    @property
+    def dispersion(self) -> float | None:
+        """phi (for the Gaussian family sigma^2); None for families without one."""
+        log_phi = self.estimate.params.dispersion
+        return None if log_phi is None else float(np.exp(log_phi))
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation, sqrt(phi); 1 for families without a dispersion."""
+        return 1.0 if self.dispersion is None else float(np.sqrt(self.dispersion))
+
+    @cached_property
+    def vcov_all(self) -> pd.DataFrame:
+        """Joint covariance of (beta, theta, log phi): twice the inverse Hessian of the deviance.
+
+        A variance at zero has no sampling distribution of this kind: the rows of its column of
+        Lambda are zero. At nagq = 0 the beta part is (RX'RX)^-1, theta held fixed.
+        """
+        names = [*self._names, *varcorr.theta_names(self.frame)]
+        if self.dispersion is not None:
+            names.append("log(phi)")
+        H = np.array(self.estimate.hessian)
+        free = np.ones(len(H), bool)
+        p, m = len(self._names), len(self.theta)
+        free[p : p + m] = ~varcorr.in_zero_column(self.frame, self.estimate.params.theta)
+        covariance = np.zeros_like(H)
+        part = H[np.ix_(free, free)]
+        if part.size and np.all(np.isfinite(part)):
+            # Scaled to a unit diagonal, so that raw age^2 beside an intercept does no harm; a
+            # direction in which the deviance is flat to rounding carries no information.
+            size = np.sqrt(np.where(np.diag(part) > 0, np.diag(part), 1.0))
+            values, vectors = np.linalg.eigh(part / np.outer(size, size))
+            kept = values > 1e-13 * max(values[-1], 0.0)
+            half = (vectors[:, kept] / np.sqrt(values[kept])) / size[:, None]
+            covariance[np.ix_(free, free)] = 2.0 * half @ half.T
+        elif part.size:
+            covariance[:] = np.nan
+        return pd.DataFrame(covariance, names, names)
+
+    def cov_params(self) -> pd.DataFrame:
+        """Covariance matrix of the fixed-effects coefficients, theta's uncertainty included."""
+        return self.vcov_all.loc[self._names, self._names]
+
+    @property
+    def bse(self) -> pd.Series:
+        """Standard errors of the fixed-effects coefficients."""
+        return pd.Series(np.sqrt(np.diag(self.cov_params())), self._names, name="bse")
+
+    @property
+    def zvalues(self) -> pd.Series:
+        """Wald z statistics."""
+        return (self.params / self.bse).rename("zvalues")
+
+    @property
+    def pvalues(self) -> pd.Series:
+        """Two-sided p-values of the Wald z statistics."""
+        return pd.Series(2 * scipy.stats.norm.sf(np.abs(self.zvalues)), self._names, name="pvalues")
+
+    def conf_int(self, level: float = 0.95, method: str = "wald") -> pd.DataFrame:
+        """Confidence intervals of the fixed-effects coefficients; see `inference.confint`."""
+        return confint.conf_int(self, level, method)
+
+    # --- fit statistics ----------------------------------------------------------------------
+
+    @property
+    def llf(self) -> float:
+        """Log-likelihood, with all constants of the density."""
+        return -0.5 * self.deviance
+
+    @property
+    def deviance(self) -> float:
+        """-2 log-likelihood."""
+        return float(self.estimate.deviance)
+
+    @property
+    def nobs(self) -> int:
+        """Number of rows used."""
+        return len(self.frame.y)
+
+    @property
+    def df(self) -> int:
+        """Number of parameters: beta, theta and the dispersion."""
+        return len(self.estimate.gradient)
+
+    @property
+    def df_resid(self) -> int:
+        """Number of rows less the number of parameters."""
+        return self.nobs - self.df
+
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion."""
+        return self.deviance + 2 * self.df
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's criterion, counting rows."""
+        return self.deviance + np.log(self.nobs) * self.df
+
+    # --- certificate -------------------------------------------------------------------------
+
+    @property
+    def nagq(self) -> int:
+        """Quadrature points per random effect: 1 is Laplace; 0 the joint mode of u and beta."""
+        return self.estimate.nagq
+
+    @property
+    def status(self) -> Status:
+        """How the search ended."""
+        return Status(int(self.estimate.status))
+
+    @property
+    def converged(self) -> bool:
+        """Whether the end is a maximum of the likelihood by gradient and Hessian."""
+        return self.status is Status.CONVERGED
+
+    @property
+    def gradient(self) -> pd.Series:
+        """Gradient of the deviance in (beta, theta, log phi)."""
+        return pd.Series(np.array(self.estimate.gradient), self.vcov_all.index)
+
+    @property
+    def hessian(self) -> pd.DataFrame:
+        """Exact Hessian of the deviance in (beta, theta, log phi)."""
+        return pd.DataFrame(
+            np.array(self.estimate.hessian), self.vcov_all.index, self.vcov_all.index
+        )
+
+    @property
+    def is_singular(self) -> bool:
+        """Whether the covariance of some term has a zero variance or a perfect correlation."""
+        return bool(np.any(self.estimate.singular))
+
+    @property
+    def message(self) -> str:
+        """How the fit ended, in sentences."""
+        return summary.outcome(self)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What an analyst should know before using the fit, each a sentence; empty if nothing."""
+        return summary.warnings(self)
+
+    # --- random effects, fitted values --------------------------------------------------------
+
+    def varcorr(self) -> pd.DataFrame:
+        """Variances, standard deviations and correlations; see `inference.varcorr`."""
+        return varcorr.varcorr(self)
+
+    def ranef(self) -> dict[str, pd.DataFrame]:
+        """Conditional modes of the random effects; see `inference.ranef`."""
+        return ranef.ranef(self)
+
+    @property
+    def linear_predictor(self) -> pd.Series:
+        """eta = X beta + Z b + offset of the rows used."""
+        return pd.Series(residuals.linear_predictor(self), self.frame.index)
+
+    @property
+    def fittedvalues(self) -> pd.Series:
+        """Conditional means of the rows used; probabilities for a binomial response."""
+        return pd.Series(residuals.fitted(self), self.frame.index)
+
+    def resid(self, kind: str = "pearson") -> pd.Series:
+        """Residuals of the rows used: "response", "pearson" or "deviance"."""
+        return pd.Series(residuals.residuals(self, kind), self.frame.index, name=kind)
+
+    # --- printing ------------------------------------------------------------------------------
+
+    def summary(self, correlation: bool = False) -> summary.Summary:
+        """Summary in lme4's layout; with `correlation`, that of the fixed effects too."""
+        return summary.summarise(self, correlation)
+
+    def __repr__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+    @property
+    def _names(self) -> list[str]:
+        return list(self.frame.X_names)

@@ -1,0 +1,63 @@
+"""How the analysts' layer runs the engine: float64, one BLAS thread, programs kept on disk.
+
+The pure layer uses the types and settings it is given; `engine()` is the one place that chooses
+them for `glmer`. It changes no global JAX configuration but the folder of the persistent
+compilation cache (and that short compilations are kept too), once, and only if the user has set no
+folder. The environment variable GLMM_JAX_CACHE names another folder, or switches it off ("off").
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import jax
+import scipy.linalg  # noqa: F401  (loads the BLAS that JAX calls, so that it is found below)
+from threadpoolctl import ThreadpoolController
+
+CACHE_VARIABLE = "GLMM_JAX_CACHE"
+
+
+@contextmanager
+def engine() -> Iterator[None]:
+    """Context in which the analysts' layer computes."""
+    keep_programs()
+    # The blocks are small: BLAS threads that spin for a busy core made a fit 300 times slower.
+    with jax.enable_x64(True), _controller().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def cache_folder() -> Path | None:
+    """Folder for compiled programs: from GLMM_JAX_CACHE, else per user; None if switched off."""
+    chosen = os.environ.get(CACHE_VARIABLE, "")
+    if chosen.lower() in ("off", "0", "none"):
+        return None
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "glmm_jax" / "programs"
+
+
+@cache
+def keep_programs() -> None:
+    """Switch the persistent compilation cache on, unless the user has chosen a folder already."""
+    folder = cache_folder()
+    if folder is None or jax.config.jax_compilation_cache_dir is not None:
+        return
+    # The one documented exception to "no global configuration": programs outlive the process.
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)

@@ -1,0 +1,33 @@
+"""Settings for every test: float64, no silent promotion of ranks, compiled programs kept.
+
+The package itself never changes JAX's configuration; the tests may, and do it here, before any
+array is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure() -> None:
+    jax.config.update("jax_enable_x64", True)
+    # A (n,) array met with a (q, n) one is nearly always a mistake; write the axis out.
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+    # JAX keeps only programs that took a second; here many take a tenth of that.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture
+def default_precision() -> Iterator[None]:
+    """Give one test JAX's own default, float32, as a user's session has it."""
+    with jax.enable_x64(False):
+        yield

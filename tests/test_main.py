@@ -1,0 +1,126 @@
+"""The command line: the demonstration, a user's own CSV, and clean messages for mistakes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import glmm_jax.__main__ as command_line
+from glmm_jax import Fit, datasets, glmer
+from glmm_jax.__main__ import main
+
+FORMULA = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> str:
+    data = datasets.load("cbpp")
+    data["period"] = "p" + data["period"].astype(str)
+    path = tmp_path / "cbpp.csv"
+    data.to_csv(path, index=False)
+    return str(path)
+
+
+def test_the_demonstration_fits_and_compares_six_models(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    optima = (-1186.3643, -1186.5928, -1182.5906, -1176.7650, -1177.2319, -1177.2373)
+    for i, optimum in enumerate(optima, start=1):
+        assert f"\ncm{i}\n===\n" in text
+        assert f"cm{i}  {optimum:.4f}  2011: -11" in text
+    assert text.count("Models:\n") == 3 and text.count("Fixed effects:") == 6
+    assert "Warning" not in text and "Note" not in text
+    # The likelihood-ratio test of cm4 against cm3 in lme4 today.
+    assert "11.651  2   0.002951 **" in text
+
+
+def test_a_users_csv_is_fitted(csv: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", FORMULA, csv, "--family", "binomial", "--correlation"]) == 0
+    text = capsys.readouterr().out
+    known = glmer(FORMULA, datasets.load("cbpp"), "binomial")
+    assert f"{known.llf:.3f}" in text
+    assert "period[T.p2]" in text and "groups:  herd, 15" in text
+    assert "Correlation of Fixed Effects:" in text
+
+
+def test_options_reach_the_fit(csv: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def record(*arguments: Any, **keywords: Any) -> Fit:
+        calls.append((arguments, keywords))
+        return glmer(FORMULA, datasets.load("cbpp"), "binomial")
+
+    monkeypatch.setattr(command_line, "glmer", record)
+    options = "--family binomial --link probit --nagq 0 --weights w --offset o --trials size"
+    rest = "--curvature observed --na-action raise"
+    assert main(["fit", "y ~ x + (1 | g)", csv, *options.split(), *rest.split()]) == 0
+    ((formula, data, family, link), keywords) = calls[0]
+    assert (formula, family, link) == ("y ~ x + (1 | g)", "binomial", "probit")
+    assert len(data) == 56
+    assert keywords == {
+        "weights": "w",
+        "offset": "o",
+        "trials": "size",
+        "nagq": 0,
+        "curvature": "observed",
+        "na_action": "raise",
+    }
+
+
+@pytest.mark.parametrize(
+    ("formula", "options", "message"),
+    [
+        ("incidence ~ perod + (1 | herd)", [], "perod"),
+        ("incidence ~ period", [], "random"),
+        ("incidence ~ period + (1 | herd)", ["--family", "gauss"], "family='gauss'"),
+        ("incidence ~ period + (1 | herd)", ["--weights", "w"], "weights"),
+        (FORMULA, ["--family", "binomial", "--nagq", "9"], "nagq=9"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_code_2(
+    csv: str, capsys: pytest.CaptureFixture[str], formula: str, options: list[str], message: str
+) -> None:
+    assert main(["fit", formula, csv, *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("glmm_jax: ") and message in captured.err
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_a_file_that_is_no_table_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.write_text("")
+    binary = tmp_path / "picture.csv"
+    binary.write_bytes(bytes(range(256)))
+    for path in (empty, binary, tmp_path):
+        assert main(["fit", "y ~ x + (1 | g)", str(path)]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and str(path) in lines[0]
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "glmm_jax"]
+    here = Path(__file__).parent.parent
+    missing = str(tmp_path / "missing.csv")
+    ended = subprocess.run(
+        [*command, "fit", "y ~ x + (1 | g)", missing], cwd=here, capture_output=True, text=True
+    )
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr == f"glmm_jax: data: there is no file {missing!r}\n"
+
+
+def test_help_explains_the_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("formula", "--family", "--trials", "--na-action", "Example:"):
+        assert word in text
