@@ -155,9 +155,7 @@ def _first_column(block: RandomBlock, members: list[RandomBlock]) -> int:
     raise AssertionError("the block belongs to its factor")
 
 
-def _sizes_and_weights(
-    frame: Frame, family: Family
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _sizes_and_weights(frame: Frame, family: Family) -> tuple[np.ndarray | None, np.ndarray | None]:
     """What `weights=` and `trials=` mean for the family: (size, case weights)."""
     if family.weights_are_precisions and frame.weights is not None:
         return frame.weights, None

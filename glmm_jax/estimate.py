@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax import pirls
-from glmm_jax.model import Model, Params, flatten, lambdas, unflatten
+from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective import laplace as objective_laplace
 from glmm_jax.optimize import boundary
 from glmm_jax.optimize import start as starting
@@ -89,20 +89,28 @@ def estimate(
     ------
     ValueError : nagq, optimizer, max_steps or the shapes of `start` are not as above.
     """
+    settings = checked(model, nagq, start, optimizer, max_steps)
+    return program(model, start, **settings)
+
+
+def checked(
+    model: Model, nagq: int, start: Params | None, optimizer: Any, max_steps: int
+) -> dict[str, Any]:
+    """Static arguments of `program`; a ValueError for what `estimate` does not accept."""
     if nagq not in (0, 1):
         raise ValueError(f"nagq={nagq!r}; use 1 (Laplace) or 0 (joint mode of u and beta)")
-    if max_steps < 1:
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"max_steps={max_steps!r}; use a positive integer")
     if start is not None:
         objective_laplace.check(start, model)
-    method = FirstOrder.of(optimizer)
-    return _estimate(model, start, nagq, method, int(max_steps))
+    return {"nagq": nagq, "method": FirstOrder.of(optimizer), "max_steps": max_steps}
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _estimate(
-    model: Model, given: Params | None, nagq: int, method: FirstOrder, max_steps: int
+@partial(jax.jit, static_argnames=("nagq", "method", "max_steps"))
+def program(
+    model: Model, given: Params | None, *, nagq: int, method: FirstOrder, max_steps: int
 ) -> Estimate:
+    """What `estimate` compiles: start, search, certificate, as one program."""
     scale = starting.scales(model)
     begin = starting.start(model, scale, given)
     p, m = model.p, model.m
@@ -145,7 +153,7 @@ def _estimate(
     evaluate = jax.value_and_grad(value, has_aux=True)
     x = flatten(begin.params)[free] / size
     aux = (begin.u, begin.params.beta) if nagq == 0 else begin.u
-    metric = begin.metric[free, free] * size[:, None] * size
+    metric = begin.metric[free, free] * jnp.outer(size, size)
     used = jnp.zeros((), int)
     if method.transformation is not None:
         x, aux, used = descend(method, evaluate, x, aux, max_steps)
@@ -157,7 +165,7 @@ def _estimate(
     eta = pirls.linear_predictor(params, model, u)
     information = pirls.row_information(params, model, eta, "expected")
     separated = boundary.separated(params, model, eta, information)
-    gradient, H = found.gradient / size, found.hessian / (size[:, None] * size)
+    gradient, H = found.gradient / size, found.hessian / jnp.outer(size, size)
     if nagq == 0:
         gradient = jnp.concatenate([jnp.zeros(p, gradient.dtype), gradient])
         factor = pirls.factorise(params, model, information)
@@ -169,7 +177,7 @@ def _estimate(
         deviance=found.value,
         gradient=gradient,
         hessian=H,
-        status=_status(found, separated, begin, max_steps),
+        status=_status(found, separated, max_steps),
         decrement=found.decrement,
         smallest_eigenvalue=found.smallest,
         singular=boundary.zero_pivots(params.theta, model),
@@ -180,9 +188,7 @@ def _estimate(
     )
 
 
-def _status(
-    found: Minimum, separated: jax.Array, begin: starting.Start, max_steps: int
-) -> jax.Array:
+def _status(found: Minimum, separated: jax.Array, max_steps: int) -> jax.Array:
     """The code of the outcome; the first that applies."""
     conditions = [
         (~jnp.isfinite(found.value), Status.MODE_FAILED),
@@ -193,13 +199,7 @@ def _status(
         (found.evaluations >= max_steps, Status.STEP_LIMIT),
         (found.smallest < 0, Status.SADDLE),
     ]
-    del begin
     code = jnp.asarray(int(Status.STALLED))
     for condition, status in reversed(conditions):
         code = jnp.where(condition, int(status), code)
     return code
-
-
-def covariances(params: Params, model: Model) -> tuple[jax.Array, ...]:
-    """Var(b) of one level of each grouping factor, Lambda Lambda', (k, k)."""
-    return tuple(L @ L.T for L in lambdas(params.theta, model))

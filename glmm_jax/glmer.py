@@ -11,12 +11,12 @@ import pandas as pd
 
 from glmm_jax import families
 from glmm_jax.build import place
-from glmm_jax.estimate import MAX_STEPS, estimate
+from glmm_jax.estimate import MAX_STEPS, checked, program
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame, build_frame
 from glmm_jax.model import Params
 from glmm_jax.results import Fit
-from glmm_jax.runtime import engine
+from glmm_jax.runtime import engine, run
 
 
 def glmer(
@@ -100,6 +100,7 @@ def fit_frame(
         model, placement = place(frame, family, curvature, padded=True)
         if start is not None:
             start = jax.tree.map(lambda a: jnp.asarray(a, float), start)
-        found = estimate(model, nagq, start, optimizer, max_steps)
+        settings = checked(model, nagq, start, optimizer, max_steps)
+        found = run(program, model, start, **settings)
         found = jax.tree.map(np.asarray, found)
     return Fit(frame, family, model, placement, found, curvature)

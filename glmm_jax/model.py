@@ -120,7 +120,9 @@ def lambdas(theta: jax.Array, model: Model) -> tuple[jax.Array, ...]:
     out = []
     for terms in model.terms:
         blocks = [
-            covariance.factor(term.covariance, theta[term.start : term.start + term.covariance.size])
+            covariance.factor(
+                term.covariance, theta[term.start : term.start + term.covariance.size]
+            )
             for term in terms
         ]
         out.append(blocks[0] if len(blocks) == 1 else jax.scipy.linalg.block_diag(*blocks))

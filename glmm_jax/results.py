@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -15,6 +18,7 @@ from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame
 from glmm_jax.inference import confint, ranef, residuals, summary, varcorr
 from glmm_jax.model import Model
+from glmm_jax.runtime import engine
 from glmm_jax.status import Status
 
 
@@ -33,6 +37,15 @@ class Fit:
     placement: Placement
     estimate: Estimate
     curvature: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        # JAX would unpickle its arrays in whatever precision is on at that moment.
+        return {**self.__dict__, "model": jax.tree.map(np.asarray, self.model)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with engine():
+            model = jax.tree.map(jnp.asarray, state["model"])
+        self.__dict__.update(state, model=model)
 
     # --- estimates ---------------------------------------------------------------------------
 

@@ -10,16 +10,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import scipy.linalg  # noqa: F401  (loads the BLAS that JAX calls, so that it is found below)
 from threadpoolctl import ThreadpoolController
 
 CACHE_VARIABLE = "GLMM_JAX_CACHE"
+
+# A compiled program holds some thousand memory maps, of which Linux allows a process 65,530: the
+# programs used last are kept, older ones are dropped (and reloaded from disk when needed again).
+MOST_PROGRAMS = 16
 
 
 @contextmanager
@@ -61,3 +68,29 @@ def keep_programs() -> None:
     # The one documented exception to "no global configuration": programs outlive the process.
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+_programs: OrderedDict[Any, Any] = OrderedDict()
+
+
+def run(function: Any, *arrays: Any, **static: Any) -> Any:
+    """Call a jitted function through a bounded cache of compiled programs.
+
+    Parameters: function, made by `jax.jit` with `static_argnames`; arrays, its pytrees of arrays;
+    static, its static arguments.
+    """
+    leaves, tree = jax.tree.flatten(arrays)
+    shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    key = function, tree, shapes, tuple(sorted(static.items(), key=lambda item: item[0]))
+    if key in _programs:
+        _programs.move_to_end(key)
+    else:
+        _programs[key] = function.lower(*arrays, **static).compile()
+        if len(_programs) > MOST_PROGRAMS:
+            _programs.popitem(last=False)
+    return _programs[key](*arrays)
+
+
+def programs() -> int:
+    """How many compiled programs are held."""
+    return len(_programs)

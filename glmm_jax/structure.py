@@ -234,9 +234,7 @@ def _pair_count(key_g: np.ndarray, key_h: np.ndarray, levels_g: int, levels_h: i
     return int(count.sum())
 
 
-def _joined(
-    key_g: np.ndarray, key_h: np.ndarray, levels_g: int, levels_h: int
-) -> np.ndarray:
+def _joined(key_g: np.ndarray, key_h: np.ndarray, levels_g: int, levels_h: int) -> np.ndarray:
     """Keys of the pairs of levels of g and h that meet a common level on the left."""
     first, second = _matched(key_g, key_h, levels_g, levels_h)
     return np.unique((key_g % levels_g)[first] * levels_h + key_h[second] % levels_h)

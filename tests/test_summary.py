@@ -224,7 +224,7 @@ def test_a_zero_variance_is_named() -> None:
     ("theta", "sentence"),
     [
         ([0.5, 0.2, 0.0], "the columns of (Intercept + urban[T.Y] | district) are perfectly "
-         "correlated: urban[T.Y] is a combination of those before it."),
+         "correlated: urban[T.Y] is a combination of those before."),
         ([0.5, 0.0, 0.0], "the variance of (urban[T.Y] | district) is estimated as zero."),
         ([0.0, 0.0, 0.5], "the variance of (Intercept | district) is estimated as zero."),
     ],

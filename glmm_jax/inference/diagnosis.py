@@ -61,9 +61,10 @@ def singular_terms(fit: Fit) -> list[str]:
                 f"Singular fit: the variance of ({name} | {block.grouping}) is estimated as zero."
             )
         if bound:
+            what = "is a combination" if len(bound) == 1 else "are combinations"
             sentences.append(
                 f"Singular fit: the columns of ({' + '.join(block.names)} | {block.grouping}) are "
-                f"perfectly correlated: {', '.join(bound)} is a combination of those before it."
+                f"perfectly correlated: {', '.join(bound)} {what} of those before."
             )
     return sentences
 

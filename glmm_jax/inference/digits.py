@@ -46,7 +46,8 @@ def zapped(values: np.ndarray, digits: int) -> np.ndarray:
     largest = np.max(np.abs(values), initial=0.0)
     if not np.isfinite(largest) or largest == 0:
         return values
-    return np.round(values, max(0, digits - math.ceil(math.log10(largest))))
+    # Adding zero makes a minus zero a plain one.
+    return np.round(values, max(0, digits - math.ceil(math.log10(largest)))) + 0.0
 
 
 def estimates(values: np.ndarray, digits: int = 4) -> list[list[str]]:

@@ -78,7 +78,9 @@ def varcorr(fit: Fit) -> pd.DataFrame:
             rows.append((block.grouping, block.names[j], block.names[i], V[i, j], R[i, j]))
     if fit.dispersion is not None:
         rows.append(("Residual", None, None, fit.dispersion, fit.sigma))
-    return pd.DataFrame(rows, columns=["group", "name1", "name2", "vcov", "sdcor"])
+    table = pd.DataFrame(rows, columns=["group", "name1", "name2", "vcov", "sdcor"])
+    # One dtype whether or not a column holds nothing but missing names.
+    return table.astype({"name1": "str", "name2": "str"})
 
 
 def correlations(V: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax.linalg import dense, schur
+from glmm_jax.linalg.segments import take, total
 from glmm_jax.structure import Structure
 
 Factor = schur.SchurFactor | tuple[jax.Array, jax.Array]
@@ -34,12 +35,12 @@ def join(parts: Blocks) -> jax.Array:
 
 def multiply(structure: Structure, Z: Blocks, Lambda: Blocks, u: jax.Array) -> jax.Array:
     """Z Lambda u, (n,), from u, (q,)."""
-    total = None
+    eta = None
     for f, part in enumerate(split(structure, u)):
-        row = jnp.sum(Z[f] * (part @ Lambda[f].T)[structure.index[f]], axis=1)
-        total = row if total is None else total + row
-    assert total is not None  # a structure has at least one factor
-    return total
+        row = jnp.sum(Z[f] * take(part @ Lambda[f].T, structure.index[f]), axis=1)
+        eta = row if eta is None else eta + row
+    assert eta is not None  # a structure has at least one factor
+    return eta
 
 
 def multiply_transposed(
@@ -50,7 +51,7 @@ def multiply_transposed(
     parts = []
     for f, levels in enumerate(structure.levels):
         product = Z[f][:, :, None] * columns
-        summed = jax.ops.segment_sum(product, structure.index[f], num_segments=levels)
+        summed = total(product, structure.index[f], levels)
         parts.append(Lambda[f].T @ summed)
     joined = join(tuple(parts))
     return joined if right.ndim == 2 else joined[:, 0]

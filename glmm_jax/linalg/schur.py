@@ -20,12 +20,15 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax.linalg import block_diagonal, dense
+from glmm_jax.linalg.segments import take, total
 from glmm_jax.structure import Structure
 
 Blocks = tuple[jax.Array, ...]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["diagonal", "edges", "rest"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["diagonal", "edges", "rest"], meta_fields=[]
+)
 @dataclass(frozen=True)
 class System:
     """Entries of the system matrix: blocks of the eliminated factors, couplings, remainder."""
@@ -51,9 +54,7 @@ class SchurFactor:
     rest_lower: jax.Array
 
 
-def assemble(
-    structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array
-) -> System:
+def assemble(structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array) -> System:
     """Entries of Lambda' Z' W Z Lambda + I.
 
     Parameters: Z, one (n, k) array per factor; Lambda, one (k, k) per factor; weights (n,).
@@ -66,7 +67,7 @@ def assemble(
             name = f"{f},{g}"
             cells = structure.edge_left[name].shape[0]
             outer = _outer(Z[f], Z[g], weights)
-            summed = _segment_sum(outer, structure.edge_of_row[name], cells)
+            summed = total(outer, structure.edge_of_row[name], cells)
             edges[name] = Lambda[f].T @ summed @ Lambda[g]
     rest = {}
     for g in structure.rest:
@@ -75,7 +76,7 @@ def assemble(
             if h > g:
                 cells = structure.levels[g] * structure.levels[h]
                 cell = structure.index[g] * structure.levels[h] + structure.index[h]
-                summed = _segment_sum(_outer(Z[g], Z[h], weights), cell, cells)
+                summed = total(_outer(Z[g], Z[h], weights), cell, cells)
                 rest[g, h] = _unfold(Lambda[g].T @ summed @ Lambda[h], structure.levels[g])
     return System(diagonal, edges, _tiled(structure, rest, weights.dtype))
 
@@ -92,20 +93,20 @@ def factorise(structure: Structure, system: System) -> SchurFactor:
         lower.append(block_diagonal.cholesky(diagonal[f]))
         for g in range(f + 1, F):
             name = f"{f},{g}"
-            pivot = lower[f][structure.edge_left[name]]
+            pivot = take(lower[f], structure.edge_left[name])
             scaled[name] = block_diagonal.solve_lower(pivot, edges[name])
         for g in range(f + 1, E):
             # f is nested in g: each of its levels changes one block of g, and the couplings of
             # that level of g with whatever else f meets.
             V = scaled[f"{f},{g}"]
             square = jnp.swapaxes(V, -1, -2) @ V
-            change = _segment_sum(square, structure.edge_right[f"{f},{g}"], structure.levels[g])
+            change = total(square, structure.edge_right[f"{f},{g}"], structure.levels[g])
             diagonal[g] = diagonal[g] - change
             for h in range(g + 1, F):
                 first, second, target = structure.fill[f"{f},{g},{h}"]
-                product = jnp.swapaxes(V[first], -1, -2) @ scaled[f"{f},{h}"][second]
+                product = jnp.swapaxes(take(V, first), -1, -2) @ take(scaled[f"{f},{h}"], second)
                 cells = edges[f"{g},{h}"].shape[0]
-                edges[f"{g},{h}"] = edges[f"{g},{h}"] - _segment_sum(product, target, cells)
+                edges[f"{g},{h}"] = edges[f"{g},{h}"] - total(product, target, cells)
         if structure.rest:
             rest = rest - _rest_change(structure, scaled, f)
     return SchurFactor(structure, tuple(lower), scaled, rest, dense.cholesky(rest))
@@ -113,8 +114,8 @@ def factorise(structure: Structure, system: System) -> SchurFactor:
 
 def logdet(factor: SchurFactor) -> jax.Array:
     """log of the determinant of the system matrix."""
-    total = dense.logdet(factor.rest, factor.rest_lower) if factor.structure.rest else 0.0
-    return total + sum(block_diagonal.logdet(lower) for lower in factor.lower)
+    rest = dense.logdet(factor.rest, factor.rest_lower) if factor.structure.rest else 0.0
+    return rest + sum(block_diagonal.logdet(lower) for lower in factor.lower)
 
 
 def solve(factor: SchurFactor, right: Blocks) -> Blocks:
@@ -128,9 +129,9 @@ def solve(factor: SchurFactor, right: Blocks) -> Blocks:
         for g in range(f + 1, F):
             name = f"{f},{g}"
             V = jnp.swapaxes(factor.scaled[name], -1, -2)
-            product = V @ values[f][structure.edge_left[name]]
+            product = V @ take(values[f], structure.edge_left[name])
             segments = structure.levels[g]
-            values[g] = values[g] - _segment_sum(product, structure.edge_right[name], segments)
+            values[g] = values[g] - total(product, structure.edge_right[name], segments)
     if structure.rest:
         stacked = jnp.concatenate([values[g].reshape(-1, columns) for g in structure.rest])
         solved = dense.solve(factor.rest, factor.rest_lower, stacked)
@@ -142,15 +143,11 @@ def solve(factor: SchurFactor, right: Blocks) -> Blocks:
     for f in reversed(range(E)):
         for g in range(f + 1, F):
             name = f"{f},{g}"
-            product = factor.scaled[name] @ values[g][structure.edge_right[name]]
+            product = factor.scaled[name] @ take(values[g], structure.edge_right[name])
             segments = structure.levels[f]
-            values[f] = values[f] - _segment_sum(product, structure.edge_left[name], segments)
+            values[f] = values[f] - total(product, structure.edge_left[name], segments)
         values[f] = block_diagonal.solve_upper(factor.lower[f], values[f])
     return tuple(values)
-
-
-def _segment_sum(values: jax.Array, segment: jax.Array, segments: int) -> jax.Array:
-    return jax.ops.segment_sum(values, segment, num_segments=segments)
 
 
 def _outer(left: jax.Array, right: jax.Array, weights: jax.Array) -> jax.Array:
@@ -161,8 +158,8 @@ def level_blocks(
     structure: Structure, Z: jax.Array, Lambda: jax.Array, weights: jax.Array, f: int
 ) -> jax.Array:
     """Lambda' Z' W Z Lambda + I of one factor, (levels, k, k)."""
-    summed = _segment_sum(_outer(Z, Z, weights), structure.index[f], structure.levels[f])
-    return Lambda.T @ summed @ Lambda + jnp.eye(structure.columns[f], dtype=weights.dtype)
+    summed = total(_outer(Z, Z, weights), structure.index[f], structure.levels[f])
+    return Lambda.T @ summed @ Lambda + jnp.eye(structure.columns[f], dtype=weights.dtype)[None]
 
 
 def _spread(blocks: jax.Array) -> jax.Array:
@@ -186,9 +183,7 @@ def _tiled(structure: Structure, parts: dict[tuple[int, int], jax.Array], dtype)
     if not structure.rest:
         return jnp.zeros((0, 0), dtype)
     rows = [
-        jnp.concatenate(
-            [parts[g, h] if g <= h else parts[h, g].T for h in structure.rest], axis=1
-        )
+        jnp.concatenate([parts[g, h] if g <= h else parts[h, g].T for h in structure.rest], axis=1)
         for g in structure.rest
     ]
     return jnp.concatenate(rows, axis=0)
@@ -215,11 +210,11 @@ def _rest_change(structure: Structure, scaled: dict[str, jax.Array], f: int) -> 
             if g > h:
                 continue
             first, second, cell = structure.pairs[f"{f},{g},{h}"]
-            product = (
-                jnp.swapaxes(scaled[f"{f},{g}"][first], -1, -2) @ scaled[f"{f},{h}"][second]
+            product = jnp.swapaxes(take(scaled[f"{f},{g}"], first), -1, -2) @ take(
+                scaled[f"{f},{h}"], second
             )
             cells = structure.levels[g] * structure.levels[h]
-            part = _unfold(_segment_sum(product, cell, cells), structure.levels[g])
+            part = _unfold(total(product, cell, cells), structure.levels[g])
             if g == h:
                 # Pairs cover the blocks on and below the diagonal; those on it are whole.
                 part = part + _strictly_lower(part, structure.columns[g]).T

@@ -26,9 +26,7 @@ def canonical(theta: jax.Array, model: Model, scale: jax.Array) -> jax.Array:
         for term in terms:
             k = term.covariance.columns
             tolerance = ZERO * jnp.diagonal(size)[row : row + k]
-            blocks.append(
-                covariance.canonical(Lambda[row : row + k, row : row + k], tolerance)
-            )
+            blocks.append(covariance.canonical(Lambda[row : row + k, row : row + k], tolerance))
             row += k
         factors.append(jax.scipy.linalg.block_diag(*blocks))
     return thetas(tuple(factors), model)
@@ -56,7 +54,7 @@ def separated(params: Params, model: Model, eta: jax.Array, information: jax.Arr
     used = model.weights > 0
     rms = jnp.sqrt(jnp.sum(jnp.where(used[:, None], model.X**2, 0.0), axis=0) / jnp.sum(used))
     size = jnp.where(rms > 0, rms, 1.0)
-    X = model.X / size
+    X = model.X / size[None]
     gram = X.T @ (information[:, None] * X)
     sound = jnp.all(jnp.isfinite(gram))
     v = jnp.linalg.eigh(jnp.where(sound, gram, jnp.eye(model.p, dtype=X.dtype)))[1][:, 0]

@@ -69,7 +69,5 @@ def descend(
         return jnp.where(active, new, x), aux, inner, active, steps + 1
 
     state = x, aux, transformation.init(x), jnp.asarray(True), jnp.asarray(0)
-    x, aux, _, _, steps = jax.lax.while_loop(
-        lambda s: s[3] & (s[4] < max_steps), body, state
-    )
+    x, aux, _, _, steps = jax.lax.while_loop(lambda s: s[3] & (s[4] < max_steps), body, state)
     return x, aux, steps

@@ -191,7 +191,7 @@ def minimise(
         sound = jnp.all(jnp.isfinite(H))
         values, vectors = jnp.linalg.eigh(jnp.where(sound, H, jnp.eye(x.shape[0], dtype=x.dtype)))
         smallest = jnp.where(sound, values[0], jnp.nan)
-        B = (vectors / jnp.maximum(jnp.abs(values), SMALLEST_CURVATURE)) @ vectors.T
+        B = (vectors / jnp.maximum(jnp.abs(values), SMALLEST_CURVATURE)[None]) @ vectors.T
         decrement = 0.5 * s.gradient @ (B @ s.gradient)
         minimum = smallest >= NEGATIVE
         small = decrement <= jnp.maximum(FINAL_TOLERANCE, slack * jnp.abs(s.value))
@@ -206,7 +206,7 @@ def minimise(
         s = s._replace(
             x=turned,
             value=jnp.where(moved, jnp.inf, s.value),
-            B=jnp.where(moved, flip[:, None] * s.B * flip, B),
+            B=jnp.where(moved, jnp.outer(flip, flip) * s.B, B),
             direction=jnp.where(moved, 0.0, direction),
             bend=jnp.where(escape & ~moved, smallest, 0.0),
             fraction=jnp.ones((), x.dtype),
@@ -226,7 +226,9 @@ def minimise(
         )
 
     def go_on(r: _Round) -> jax.Array:
-        allowed = (r.rounds < (max_steps if newton else ROUNDS)) & (r.search.evaluations < max_steps)
+        allowed = (r.rounds < (max_steps if newton else ROUNDS)) & (
+            r.search.evaluations < max_steps
+        )
         return ~r.certified & ~r.gave_up & allowed
 
     one, zero = jnp.ones((), x.dtype), jnp.zeros((), x.dtype)
@@ -237,7 +239,7 @@ def minimise(
         aux=aux,
         value=jnp.inf * one,
         gradient=jnp.zeros_like(x),
-        B=(vectors / floor) @ vectors.T,
+        B=(vectors / floor[None]) @ vectors.T,
         direction=jnp.zeros_like(x),
         bend=zero,
         fraction=one,

@@ -24,6 +24,7 @@ import numpy as np
 
 from glmm_jax import pirls
 from glmm_jax.linalg import base, block_diagonal, schur
+from glmm_jax.linalg.segments import total
 from glmm_jax.links import Identity, Inverse, Sqrt
 from glmm_jax.model import Model, Params, lambdas, thetas
 
@@ -86,7 +87,7 @@ def _blocks(
         eye = jnp.broadcast_to(jnp.eye(D.shape[-1], dtype=D.dtype), D.shape)
         half = block_diagonal.solve_lower(lower, eye)
         levels = structure.levels[f]
-        seen = jax.ops.segment_sum(used, structure.index[f], num_segments=levels) > 0
+        seen = total(used, structure.index[f], levels) > 0
         out.append((jnp.swapaxes(half, -1, -2) @ half, seen.astype(D.dtype)))
     return out
 
@@ -115,7 +116,7 @@ def _theta_step(
     for part, (V, seen), Lambda, mask in zip(parts, blocks, Lambdas, _pattern(model), strict=True):
         k = part.shape[1]
         gradient = part.T @ part + jnp.sum(
-            seen[:, None, None] * (V - jnp.eye(k, dtype=u.dtype)), axis=0
+            seen[:, None, None] * (V - jnp.eye(k, dtype=u.dtype)[None]), axis=0
         )
         r = seen[:, None] * (1.0 - jnp.diagonal(V, axis1=-2, axis2=-1))
         hessian = r.T @ r * (1.0 + jnp.eye(k, dtype=u.dtype))
@@ -183,8 +184,10 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
     phi = jnp.zeros((), model.y.dtype) if family.has_dispersion else None
     here = Params(nothing, nothing, phi)
     information = pirls.row_information(here, model, eta, "expected")
-    working = eta - model.offset + pirls.row_score(here, model, eta) / jnp.where(
-        information > 0, information, 1.0
+    working = (
+        eta
+        - model.offset
+        + pirls.row_score(here, model, eta) / jnp.where(information > 0, information, 1.0)
     )
     constant = family.link.link(jnp.sum(used * mean) / jnp.sum(used)) - model.offset
     weights = jnp.stack([information, used])
@@ -236,7 +239,9 @@ def _theta_metric(
     """Curvature in theta: the expected Hessian in M (module docstring), with M = Lambda^-1 dLambda."""
     # A variance of zero has no logarithm: measure from a small pivot instead.
     floor = SMALLEST_PIVOT * scale
-    diagonal = thetas(tuple(jnp.eye(k, dtype=model.y.dtype) for k in model.structure.columns), model)
+    diagonal = thetas(
+        tuple(jnp.eye(k, dtype=model.y.dtype) for k in model.structure.columns), model
+    )
     low = (diagonal > 0) & (jnp.abs(params.theta) < floor)
     theta = jnp.where(low, floor, params.theta)
     here = Params(params.beta, theta, params.dispersion)
@@ -258,4 +263,3 @@ def _theta_metric(
     # Where the data say nothing about a variance the metric must still be definite.
     least = jnp.where(scale != 0, 1.0 / jnp.where(scale != 0, scale, 1.0) ** 2, 1.0)
     return total + jnp.diag(least)
-

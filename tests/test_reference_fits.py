@@ -1,0 +1,168 @@
+"""Fits from formula and data agree with the optima that two established programs found.
+
+One fit serves every reference of the same model: where the link is canonical lme4 and glmmTMB
+maximise the same function. The tolerances are the references': both programs agree with each other
+to 5e-6 in the log-likelihood.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from reference_cases import Case, case, cases, independent, load
+
+import glmm_jax as gj
+from glmm_jax import families
+from glmm_jax.results import Fit
+
+ENGINE = [one for one in cases(("binomial", "poisson", "gaussian")) if one.nagq < 2]
+# Where the program maximised another function, its optimum is no reference for ours.
+COMPARED = [one for one in ENGINE if one.other_objective is None and "separation" not in one.tags]
+# Exact Hessians of both programs agree; a Hessian by lme4's differences has four digits.
+WITH_HESSIAN = [one for one in COMPARED if one.nagq == 1]
+
+
+def fit_of(one: Case) -> Fit:
+    arguments = one.glmer_arguments()
+    family = families.get(arguments["family"], arguments["link"])
+    canonical = family.is_canonical
+    if canonical:  # both curvatures are one: a single program serves both references
+        arguments["curvature"] = "expected"
+    weights = (one.weights, family.weights_are_precisions) if one.weights else None
+    key = (one.dataset, one.formula, family, one.nagq, weights, arguments["curvature"])
+    if key not in _arguments:
+        _arguments[key] = arguments
+    return _fit(key)
+
+
+_arguments: dict[tuple, dict] = {}
+
+
+# Tests of one model stand side by side, so a few fits at a time are enough.
+@lru_cache(maxsize=4)
+def _fit(key: tuple) -> Fit:
+    return gj.glmer(**_arguments[key])
+
+
+@pytest.mark.parametrize("one", COMPARED, ids=str)
+def test_agrees_with_the_reference(one: Case) -> None:
+    fit = fit_of(one)
+    assert fit.converged, fit.message
+    assert fit.nobs == one.n
+    assert fit.is_singular == one.singular
+
+    gain = fit.llf - one.log_likelihood
+    assert gain >= -1e-5
+    # None of the references is unconverged: nothing may be gained on them either. A glmmTMB
+    # fit at the boundary stops where theta is small, not zero (see the README of the references).
+    assert gain <= 1e-4
+    assert fit.aic == pytest.approx(one.aic, abs=2e-4)
+    assert fit.bic == pytest.approx(one.bic, abs=2e-4)
+    assert fit.df == one.df
+
+    beta = fit.params.reindex(one.names()).to_numpy()
+    np.testing.assert_array_less(np.abs(beta - one.beta) / one.se, 1e-3)
+    np.testing.assert_allclose(_signs_of(one, fit.theta.to_numpy()), one.theta, atol=1e-3, rtol=0)
+    if one.sigma is not None:
+        assert fit.sigma == pytest.approx(one.sigma, rel=1e-4)
+
+    se = fit.bse.reindex(one.names()).to_numpy()
+    np.testing.assert_allclose(se, _standard_errors(one), rtol=1e-3)
+    _modes_agree(one, fit)
+    fitted = fit.fittedvalues.to_numpy()[:10]
+    np.testing.assert_allclose(fitted, one.fitted10, atol=0, rtol=1e-3)
+
+
+def _signs_of(one: Case, theta: np.ndarray) -> np.ndarray:
+    """theta with the diagonal of Lambda positive: ours has it so; a check that it is."""
+    start = 0
+    for component in one.components:
+        k = len(component.terms)
+        for j in range(k):
+            assert theta[start] >= 0 and not np.signbit(theta[start])
+            start += k - j
+    assert start == len(theta)
+    return theta
+
+
+def _standard_errors(one: Case) -> np.ndarray:
+    """What `bse` is to be compared with.
+
+    From the joint Hessian in (beta, theta) where the reference has one. At nagq = 0 beta has no
+    part in the deviance that is maximised: lme4 gives those with theta held fixed. lmer's, too,
+    hold theta fixed, which for a Gaussian response with identity link changes nothing: there beta
+    and the covariance parameters are orthogonal in expectation, and by less than 0.1 % otherwise.
+    At the boundary (theta = 0) glmmTMB's Hessian is that of beta alone, as ours is.
+    """
+    if one.nagq == 0:
+        assert one.se_rx is not None
+        return one.se_rx
+    return one.se if one.se_hessian is None else one.se_hessian
+
+
+def _modes_agree(one: Case, fit: Fit) -> None:
+    """Conditional modes within 1e-3 of their standard deviations, the sum of squares of all."""
+    found = fit.ranef()
+    for effects in one.effects:
+        frame = found[effects.group]
+        names = [name for name in frame.columns if not name.endswith(" (sd)")]
+        assert len(names) >= len(effects.terms)
+        chosen = _columns(effects.terms, names, one)
+        modes = frame[chosen].reindex(list(effects.levels)).to_numpy()
+        deviations = frame[[f"{name} (sd)" for name in chosen]].reindex(list(effects.levels))
+        sd = deviations.to_numpy() if effects.conditional_sd is None else effects.conditional_sd
+        np.testing.assert_array_less(np.abs(modes - effects.mode), 1e-3 * sd + 1e-6)
+        if effects.conditional_sd is not None:
+            # Quantities that glmmTMB cannot resolve at a variance of zero are zero here.
+            np.testing.assert_allclose(deviations.to_numpy(), sd, rtol=1e-3, atol=1e-6)
+        if effects.sum_of_squares is not None:
+            squares = np.sum(frame[chosen].to_numpy() ** 2, axis=0)
+            np.testing.assert_allclose(squares, effects.sum_of_squares, rtol=1e-3, atol=1e-6)
+
+
+def _columns(terms: tuple[str, ...], names: list[str], one: Case) -> list[str]:
+    from reference_cases import map_names
+
+    if all(name in names for name in map_names(terms, one.frame())):
+        return map_names(terms, one.frame())
+    return names
+
+
+@pytest.mark.parametrize("key", ["separation/lme4", "separation/glmmTMB"])
+def test_separation_is_named(key: str) -> None:
+    one = case(key)
+    fit = fit_of(one)
+    assert fit.status is gj.Status.SEPARATION and not fit.converged
+    # The supremum of the likelihood; the coefficient of s runs away from it in every program.
+    assert fit.llf == pytest.approx(-194.8517, abs=1e-4)
+    assert list(fit.params.index[fit.estimate.separated]) == ["s"]
+    assert "s" in fit.message
+    others = [i for i, name in enumerate(one.names()) if name != "s"]
+    beta = fit.params.reindex(one.names()).to_numpy()[others]
+    np.testing.assert_array_less(np.abs(beta - one.beta[others]), 1e-3 * one.se[others])
+
+
+def test_dispersion_and_rounded_weights_follow_the_likelihood() -> None:
+    """Where lme4 has another objective, ours is no lower at its own optimum than at lme4's."""
+    ours = fit_of(case("gauss_log/glmmTMB"))
+    reference = independent("gauss_log", "observed")
+    assert ours.llf == pytest.approx(reference["logLik"], abs=1e-5)
+    np.testing.assert_allclose(ours.bse, reference["se"], rtol=1e-3)
+    assert ours.theta.iloc[0] == pytest.approx(reference["sd"], abs=1e-4)
+
+
+@pytest.mark.parametrize("id", ["contra_rankdef", "contra_rankdef2"])
+def test_dropped_columns_are_named(id: str) -> None:
+    one = case(f"{id}/lme4")
+    assert set(fit_of(one).frame.dropped_columns)
+    assert fit_of(one).params.size == one.beta.size
+
+
+def test_integer_weights_repeat_rows() -> None:
+    weighted = fit_of(case("wts_pois_int/lme4"))
+    expanded = fit_of(case("wts_pois_expanded/lme4"))
+    assert weighted.llf == pytest.approx(expanded.llf, abs=1e-9)
+    np.testing.assert_allclose(weighted.params, expanded.params, rtol=1e-8)
+    assert weighted.nobs == 400 and expanded.nobs == len(load("sim_wts_expanded"))
