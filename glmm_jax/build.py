@@ -135,7 +135,6 @@ def place(
         "size": None if size is None else size[rows],
     }
     numbers = jax.tree.map(lambda a: jnp.asarray(a, dtype=jnp.result_type(float)), numbers)
-    pattern = jax.tree.map(jnp.asarray, pattern)
     model = Model(**numbers, structure=pattern, terms=terms, family=family, curvature=curvature)
     placement = Placement(
         factor=tuple(order.index(names.index(b.grouping)) for b in frame.blocks),

@@ -42,6 +42,11 @@ class Term:
     covariance: covariance.Covariance
     start: int
 
+    @property
+    def stop(self) -> int:
+        """Where its part of theta ends."""
+        return self.start + self.covariance.size
+
 
 @partial(
     jax.tree_util.register_dataclass,
@@ -119,12 +124,7 @@ def lambdas(theta: jax.Array, model: Model) -> tuple[jax.Array, ...]:
     """Lambda of each grouping factor, (k, k), with the factors of its terms as diagonal blocks."""
     out = []
     for terms in model.terms:
-        blocks = [
-            covariance.factor(
-                term.covariance, theta[term.start : term.start + term.covariance.size]
-            )
-            for term in terms
-        ]
+        blocks = [covariance.factor(t.covariance, theta[t.start : t.stop]) for t in terms]
         out.append(blocks[0] if len(blocks) == 1 else jax.scipy.linalg.block_diag(*blocks))
     return tuple(out)
 
@@ -137,7 +137,7 @@ def thetas(factors: tuple[jax.Array, ...], model: Model) -> jax.Array:
         for term in terms:
             k = term.covariance.columns
             part = covariance.parameters(term.covariance, Lambda[row : row + k, row : row + k])
-            theta = theta.at[term.start : term.start + term.covariance.size].set(part)
+            theta = theta.at[term.start : term.stop].set(part)
             row += k
     return theta
 

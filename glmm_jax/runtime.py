@@ -28,6 +28,11 @@ CACHE_VARIABLE = "GLMM_JAX_CACHE"
 # programs used last are kept, older ones are dropped (and reloaded from disk when needed again).
 MOST_PROGRAMS = 16
 
+# For small data a CPU compiler that works less hard: compilation falls by two fifths, a fit of a
+# few milliseconds takes a fifth longer (2,000 rows: 6.6 to 3.2 s of CPU against 2.1 to 2.5 ms).
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+QUICK_SIZE = 100_000  # numbers in the largest array
+
 
 @contextmanager
 def engine() -> Iterator[None]:
@@ -63,7 +68,7 @@ def cache_folder() -> Path | None:
 def keep_programs() -> None:
     """Switch the persistent compilation cache on, unless the user has chosen a folder already."""
     folder = cache_folder()
-    if folder is None or jax.config.jax_compilation_cache_dir is not None:
+    if folder is None or jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     # The one documented exception to "no global configuration": programs outlive the process.
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -85,10 +90,24 @@ def run(function: Any, *arrays: Any, **static: Any) -> Any:
     if key in _programs:
         _programs.move_to_end(key)
     else:
-        _programs[key] = function.lower(*arrays, **static).compile()
+        small = max(leaf.size for leaf in leaves) <= QUICK_SIZE
+        options = _quick_options() if small else None
+        _programs[key] = function.lower(*arrays, **static).compile(compiler_options=options)
         if len(_programs) > MOST_PROGRAMS:
             _programs.popitem(last=False)
     return _programs[key](*arrays)
+
+
+@cache
+def _quick_options() -> dict[str, Any] | None:
+    """QUICK where this backend and this version of XLA know the options, else None."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x).lower(jnp.zeros(())).compile(compiler_options=QUICK)
+    except jax.errors.JaxRuntimeError:  # an unknown option: there is nothing to save
+        return None
+    return QUICK
 
 
 def programs() -> int:

@@ -11,7 +11,8 @@ A factor can be eliminated (its Schur complement formed) at no more than its own
 diagonal part is block-diagonal at that moment. That is so for the first factor always, and for a
 later one if each level of every factor eliminated before meets one level of it only (nesting,
 after fill). Factors are taken largest first as long as that holds; the couplings that remain form
-one dense matrix. Everything here is NumPy and integers; the arrays become leaves of a pytree.
+one dense matrix. Everything here is integers, worked
+out in NumPy; the arrays become leaves of a pytree.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-
-Array = np.ndarray | jax.Array
 
 # A product of two couplings as a scattered block costs about this many multiply-adds of a dense
 # matrix product (measured on a CPU, float64): decides how the Schur complement is accumulated.
@@ -53,12 +53,12 @@ class Structure:
     "dense", which ignores the pattern and serves as the reference).
     """
 
-    index: tuple[Array, ...]
-    edge_of_row: dict[str, Array]
-    edge_left: dict[str, Array]
-    edge_right: dict[str, Array]
-    fill: dict[str, Array]
-    pairs: dict[str, Array]
+    index: tuple[jax.Array, ...]
+    edge_of_row: dict[str, jax.Array]
+    edge_left: dict[str, jax.Array]
+    edge_right: dict[str, jax.Array]
+    fill: dict[str, jax.Array]
+    pairs: dict[str, jax.Array]
     levels: tuple[int, ...]
     columns: tuple[int, ...]
     eliminated: int
@@ -194,16 +194,20 @@ def build(
                 cell = (keys[f, g] % levels[g])[first] * levels[h] + keys[f, h][second] % levels[h]
                 pairs[f"{f},{g},{h}"] = _padded_pairs(first, second, cell, keys, f, g, h, pad)
     return Structure(
-        index=tuple(i.astype(np.int32) for i in index),
-        edge_of_row=edge_of_row,
-        edge_left=edge_left,
-        edge_right=edge_right,
-        fill=fill,
-        pairs=pairs,
+        index=tuple(jnp.asarray(i.astype(np.int32)) for i in index),
+        edge_of_row=_leaves(edge_of_row),
+        edge_left=_leaves(edge_left),
+        edge_right=_leaves(edge_right),
+        fill=_leaves(fill),
+        pairs=_leaves(pairs),
         levels=tuple(levels),
         columns=tuple(columns),
         eliminated=eliminated,
     )
+
+
+def _leaves(arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(array) for name, array in arrays.items()}
 
 
 def _unique_pairs(left: np.ndarray, right: np.ndarray, levels_right: int) -> np.ndarray:

@@ -114,7 +114,7 @@ def factorise(structure: Structure, system: System) -> SchurFactor:
 
 def logdet(factor: SchurFactor) -> jax.Array:
     """log of the determinant of the system matrix."""
-    rest = dense.logdet(factor.rest, factor.rest_lower) if factor.structure.rest else 0.0
+    rest = dense.logdet(factor.rest, factor.rest_lower)  # zero for a remainder of no rows
     return rest + sum(block_diagonal.logdet(lower) for lower in factor.lower)
 
 
@@ -210,9 +210,8 @@ def _rest_change(structure: Structure, scaled: dict[str, jax.Array], f: int) -> 
             if g > h:
                 continue
             first, second, cell = structure.pairs[f"{f},{g},{h}"]
-            product = jnp.swapaxes(take(scaled[f"{f},{g}"], first), -1, -2) @ take(
-                scaled[f"{f},{h}"], second
-            )
+            V, W = take(scaled[f"{f},{g}"], first), take(scaled[f"{f},{h}"], second)
+            product = jnp.swapaxes(V, -1, -2) @ W
             cells = structure.levels[g] * structure.levels[h]
             part = _unfold(total(product, cell, cells), structure.levels[g])
             if g == h:

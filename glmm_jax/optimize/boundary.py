@@ -33,7 +33,7 @@ def canonical(theta: jax.Array, model: Model, scale: jax.Array) -> jax.Array:
 
 
 def zero_pivots(theta: jax.Array, model: Model) -> jax.Array:
-    """Which diagonal elements of Lambda are exactly zero, (m,) booleans: a singular fit has some."""
+    """Diagonal elements of Lambda that are exactly zero, (m,) booleans: singular fits have some."""
     diagonal = thetas(tuple(jnp.eye(k) for k in model.structure.columns), model) > 0
     return diagonal & (theta == 0)
 

@@ -35,7 +35,7 @@ class FirstOrder:
             return FirstOrder("lbfgs", _LBFGS)
         if isinstance(optimizer, str) and optimizer in NAMES:
             return FirstOrder(optimizer)
-        if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
+        if isinstance(optimizer, optax.GradientTransformation):
             return FirstOrder("optax", optimizer)
         raise ValueError(
             f"optimizer={optimizer!r}; use one of {', '.join(map(repr, NAMES))} or an optax "
@@ -62,7 +62,7 @@ def descend(
         updates, inner = transformation.update(
             gradient, inner, x, value=value, grad=gradient, value_fn=lambda z: value_fn(z, aux)
         )
-        new = optax.apply_updates(x, updates)
+        new = x + updates
         sound = jnp.isfinite(value)
         aux = jax.tree.map(lambda a, b: jnp.where(sound, a, b), new_aux, aux)
         active = sound & (jnp.max(jnp.abs(gradient)) > GRADIENT_TOLERANCE)

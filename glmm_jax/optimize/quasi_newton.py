@@ -226,9 +226,8 @@ def minimise(
         )
 
     def go_on(r: _Round) -> jax.Array:
-        allowed = (r.rounds < (max_steps if newton else ROUNDS)) & (
-            r.search.evaluations < max_steps
-        )
+        rounds = max_steps if newton else ROUNDS
+        allowed = (r.rounds < rounds) & (r.search.evaluations < max_steps)
         return ~r.certified & ~r.gave_up & allowed
 
     one, zero = jnp.ones((), x.dtype), jnp.zeros((), x.dtype)

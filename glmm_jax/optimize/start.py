@@ -236,30 +236,26 @@ def _metric(params: Params, model: Model, u: jax.Array, scale: jax.Array) -> jax
 def _theta_metric(
     params: Params, model: Model, information: jax.Array, scale: jax.Array
 ) -> jax.Array:
-    """Curvature in theta: the expected Hessian in M (module docstring), with M = Lambda^-1 dLambda."""
+    """Curvature in theta: the expected Hessian in M (module docstring), M = Lambda^-1 dLambda."""
+    dtype = params.theta.dtype
     # A variance of zero has no logarithm: measure from a small pivot instead.
-    floor = SMALLEST_PIVOT * scale
-    diagonal = thetas(
-        tuple(jnp.eye(k, dtype=model.y.dtype) for k in model.structure.columns), model
-    )
-    low = (diagonal > 0) & (jnp.abs(params.theta) < floor)
-    theta = jnp.where(low, floor, params.theta)
-    here = Params(params.beta, theta, params.dispersion)
-    blocks = _blocks(here, model, information)
+    eyes = tuple(jnp.eye(k, dtype=dtype) for k in model.structure.columns)
+    low = (thetas(eyes, model) > 0) & (jnp.abs(params.theta) < SMALLEST_PIVOT * scale)
+    theta = jnp.where(low, SMALLEST_PIVOT * scale, params.theta)
     Lambdas = lambdas(theta, model)
 
     def rates(direction: jax.Array) -> list[jax.Array]:
         return [
-            jax.scipy.linalg.solve_triangular(L, d, lower=True)
+            block_diagonal.solve_lower(L, d)
             for L, d in zip(Lambdas, lambdas(direction, model), strict=True)
         ]
 
-    basis = jax.vmap(rates)(jnp.eye(model.m, dtype=theta.dtype))
-    total = jnp.zeros((model.m, model.m), theta.dtype)
+    basis = jax.vmap(rates)(jnp.eye(model.m, dtype=dtype))
+    # Where the data say nothing about a variance the metric must still be definite.
+    metric = jnp.diag(1.0 / scale**2)
+    blocks = _blocks(Params(params.beta, theta, params.dispersion), model, information)
     for M, (V, seen) in zip(basis, blocks, strict=True):
         r = seen[:, None] * (1.0 - jnp.diagonal(V, axis1=-2, axis2=-1))
-        hessian = 2.0 * (r.T @ r) * (1.0 + jnp.eye(r.shape[1], dtype=r.dtype))
-        total = total + jnp.einsum("aij,ij,bij->ab", M, hessian, M)
-    # Where the data say nothing about a variance the metric must still be definite.
-    least = jnp.where(scale != 0, 1.0 / jnp.where(scale != 0, scale, 1.0) ** 2, 1.0)
-    return total + jnp.diag(least)
+        hessian = 2.0 * (r.T @ r) * (1.0 + jnp.eye(r.shape[1], dtype=dtype))
+        metric = metric + jnp.einsum("aij,ij,bij->ab", M, hessian, M)
+    return metric
