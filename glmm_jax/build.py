@@ -167,10 +167,18 @@ def _sizes_and_weights(frame: Frame, family: Family) -> tuple[np.ndarray | None,
 
 
 def _check_identified(frame: Frame, family: Family) -> None:
-    """A Gaussian model cannot tell a level per row from its residuals."""
+    """A Gaussian model needs residuals: none are left by a perfect fit or by a level per row."""
     if family.name != "gaussian":
         return
     n = len(frame.y)
+    if family.link.name == "identity":
+        response = frame.y - frame.offset
+        left = response - frame.X @ np.linalg.lstsq(frame.X, response, rcond=None)[0]
+        if np.linalg.norm(left) <= 1e-12 * np.linalg.norm(response):
+            raise ValueError(
+                f"response: {frame.response_name!r} is constant or an exact linear combination of "
+                "the covariates, so its residual variance is zero; check the response and formula"
+            )
     for block in frame.blocks:
         effects = len(block.levels) * block.Z.shape[1]
         if effects >= n:

@@ -164,7 +164,7 @@ def program(
     u = found.aux[0] if nagq == 0 else found.aux
     eta = pirls.linear_predictor(params, model, u)
     information = pirls.row_information(params, model, eta, "expected")
-    separated = boundary.separated(params, model, eta, information)
+    separated = boundary.separated(params, model, information)
     gradient, H = found.gradient / size, found.hessian / jnp.outer(size, size)
     if nagq == 0:
         gradient = jnp.concatenate([jnp.zeros(p, gradient.dtype), gradient])

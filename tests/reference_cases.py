@@ -66,7 +66,7 @@ class Effects:
     """Conditional modes (levels, terms) of one random-effects term, the first 30 levels.
 
     `conditional_sd` has theta and beta held fixed; None where the reference has none.
-    `sum_of_squares` (terms,) is that of the modes of all levels.
+    `sum_of_squares` is that of the modes of all levels and terms.
     """
 
     group: str
@@ -74,7 +74,7 @@ class Effects:
     levels: tuple[str, ...]
     mode: np.ndarray
     conditional_sd: np.ndarray | None
-    sum_of_squares: np.ndarray | None
+    sum_of_squares: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,7 +356,7 @@ def _case(record: dict[str, Any]) -> Case:
                 levels=tuple(one["levels"]),
                 mode=np.asarray(one["mode"], dtype=np.float64),
                 conditional_sd=_array(one.get("cond_sd")),
-                sum_of_squares=_array(one.get("sum_sq_all")),
+                sum_of_squares=one.get("sum_sq_all"),
             )
             for one in record["ranef"]
         ),

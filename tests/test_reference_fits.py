@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import jax
 import numpy as np
 import pytest
-from reference_cases import Case, case, cases, independent, load
+from reference_cases import Case, case, cases, independent, load, map_names
 
 import glmm_jax as gj
 from glmm_jax import families
@@ -20,9 +21,6 @@ from glmm_jax.results import Fit
 ENGINE = [one for one in cases(("binomial", "poisson", "gaussian")) if one.nagq < 2]
 # Where the program maximised another function, its optimum is no reference for ours.
 COMPARED = [one for one in ENGINE if one.other_objective is None and "separation" not in one.tags]
-# Exact Hessians of both programs agree; a Hessian by lme4's differences has four digits.
-WITH_HESSIAN = [one for one in COMPARED if one.nagq == 1]
-
 
 def fit_of(one: Case) -> Fit:
     arguments = one.glmer_arguments()
@@ -43,6 +41,8 @@ _arguments: dict[tuple, dict] = {}
 # Tests of one model stand side by side, so a few fits at a time are enough.
 @lru_cache(maxsize=4)
 def _fit(key: tuple) -> Fit:
+    if _fit.cache_info().misses % 8 == 0:
+        jax.clear_caches()  # a process may hold the memory maps of some forty programs only
     return gj.glmer(**_arguments[key])
 
 
@@ -118,13 +118,11 @@ def _modes_agree(one: Case, fit: Fit) -> None:
             # Quantities that glmmTMB cannot resolve at a variance of zero are zero here.
             np.testing.assert_allclose(deviations.to_numpy(), sd, rtol=1e-3, atol=1e-6)
         if effects.sum_of_squares is not None:
-            squares = np.sum(frame[chosen].to_numpy() ** 2, axis=0)
+            squares = np.sum(frame[chosen].to_numpy() ** 2)
             np.testing.assert_allclose(squares, effects.sum_of_squares, rtol=1e-3, atol=1e-6)
 
 
 def _columns(terms: tuple[str, ...], names: list[str], one: Case) -> list[str]:
-    from reference_cases import map_names
-
     if all(name in names for name in map_names(terms, one.frame())):
         return map_names(terms, one.frame())
     return names

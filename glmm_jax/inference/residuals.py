@@ -54,7 +54,10 @@ def residuals(fit: Fit, kind: str) -> np.ndarray:
     if kind == "response":
         return rows.difference
     if kind == "pearson":
-        return rows.difference * np.sqrt(rows.weight / rows.variance)
+        # A mean at the end of its range has no variance: a response equal to it is no residual.
+        scale = np.sqrt(rows.variance / rows.weight)
+        nothing = np.zeros_like(rows.difference)
+        return np.divide(rows.difference, scale, out=nothing, where=rows.difference != 0)
     # Where y = mu rounding may leave the deviance a few units of 1e-17 below zero.
     return np.sign(rows.difference) * np.sqrt(np.maximum(rows.deviance, 0.0))
 

@@ -38,16 +38,16 @@ def zero_pivots(theta: jax.Array, model: Model) -> jax.Array:
     return diagonal & (theta == 0)
 
 
-def separated(params: Params, model: Model, eta: jax.Array, information: jax.Array) -> jax.Array:
+def separated(params: Params, model: Model, information: jax.Array) -> jax.Array:
     """Which coefficients a perfect prediction drives to infinity, (p,) booleans.
 
-    The likelihood has no maximum if for some direction v the rows that X v moves have all reached
-    the end of their range on the side to which it moves them (complete or quasi-complete
-    separation; Albert and Anderson 1984). The candidate is the flattest direction of the
-    information about beta; it counts if the rows it moves hold no information any more and none of
-    them is moved back by the data.
+    The likelihood has no maximum if it rises along some direction X v for ever, while each row that
+    X v moves comes ever nearer to the end of its range (complete or quasi-complete separation;
+    Albert and Anderson 1984). The candidate is the flattest direction of the information about
+    beta; it counts if none of the rows it moves holds information any more, measured by what a row
+    at the mean response holds.
 
-    Parameters: eta (n,) linear predictor and information (n,), row by row, at the estimate.
+    Parameters: information (n,), of each row about its eta, at the estimate.
     """
     if model.p == 0:
         return jnp.zeros(0, bool)
@@ -60,8 +60,11 @@ def separated(params: Params, model: Model, eta: jax.Array, information: jax.Arr
     v = jnp.linalg.eigh(jnp.where(sound, gram, jnp.eye(model.p, dtype=X.dtype)))[1][:, 0]
     moved = X @ v
     large = used & (jnp.abs(moved) > 1e-3 * jnp.max(jnp.where(used, jnp.abs(moved), 0.0)))
-    # Information that a row has lost: what is left of it against that of a row at eta = 0.
-    fresh = model.family.fisher(jnp.zeros_like(eta), params.dispersion, model.size)
-    spent = information <= 1e-4 * model.weights * fresh
+    family = model.family
+    mean = jnp.sum(used * family.start_mean(model.y, model.size)) / jnp.sum(used)
+    fresh = family.fisher(
+        family.link.link(mean) * jnp.ones_like(model.y), params.dispersion, model.size
+    )
+    spent = information <= 1e-4 * model.weights * jnp.minimum(fresh, 1.0)
     found = sound & jnp.any(large) & jnp.all(spent | ~large)
     return found & (jnp.abs(v) > 1e-3)

@@ -82,6 +82,7 @@ class _Search(NamedTuple):
     accepted: jax.Array  # steps in this search
     finished: jax.Array
     stalled: jax.Array
+    anew: jax.Array  # nothing is known at x yet: the next evaluation is there
     evaluations: jax.Array
 
 
@@ -134,13 +135,15 @@ def minimise(
         x = s.x + move
         (value, aux), gradient = objective(x, s.aux)
         slope = s.gradient @ s.direction
-        first = ~jnp.isfinite(s.value)
+        first = s.anew
         predicted = s.fraction * slope + 0.5 * s.fraction**2 * s.bend
         sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
         enough = value <= s.value + ARMIJO * predicted + slack * jnp.abs(s.value)
-        # When the gain is lost in rounding, the gradient decides alone.
-        tiny = jnp.abs(predicted) <= slack * jnp.abs(s.value)
-        accept = sound & (first | enough | (tiny & (s.bend == 0)))
+        # A gain that is lost in the rounding of the deviance is judged by the gradient alone.
+        tiny = (jnp.abs(predicted) <= 1e-3) & (s.bend == 0)
+        closer = gradient @ (s.B @ gradient) <= 0.25 * (s.gradient @ (s.B @ s.gradient))
+        lost = jnp.abs(predicted) <= slack * jnp.abs(s.value)
+        accept = sound & (first | enough | (tiny & (closer | lost)))
         change = gradient - s.gradient
         curved = move @ change
         update = accept & ~first & (curved > 1e-10 * jnp.abs(move @ s.gradient)) & (curved > 0)
@@ -155,7 +158,7 @@ def minimise(
         guess = -0.5 * fall / jnp.where(value - s.value - fall > 0, value - s.value - fall, 1.0)
         shorter = s.fraction * jnp.where(sound & (slope < 0), jnp.clip(guess, 0.1, 0.5), 0.25)
         accepted = s.accepted + (accept & ~first)
-        stalled = ~accept & (shorter < SMALLEST_FRACTION)
+        stalled = ~accept & ((shorter < SMALLEST_FRACTION) | first)
         stop = (decrement <= tolerance) | (newton & (accepted > 0))
         return _Search(
             x=here,
@@ -169,6 +172,7 @@ def minimise(
             accepted=accepted,
             finished=(accept & stop & ((accepted > 0) | first)) | stalled,
             stalled=stalled,
+            anew=first & ~accept,
             evaluations=s.evaluations + 1,
         )
 
@@ -205,7 +209,7 @@ def minimise(
         flip = jnp.where(turned * s.x < 0, -1.0, 1.0)
         s = s._replace(
             x=turned,
-            value=jnp.where(moved, jnp.inf, s.value),
+            anew=moved,
             B=jnp.where(moved, jnp.outer(flip, flip) * s.B, B),
             direction=jnp.where(moved, 0.0, direction),
             bend=jnp.where(escape & ~moved, smallest, 0.0),
@@ -245,6 +249,7 @@ def minimise(
         accepted=jnp.asarray(0),
         finished=jnp.asarray(False),
         stalled=jnp.asarray(False),
+        anew=jnp.asarray(True),
         evaluations=jnp.asarray(0),
     )
     state = _Round(

@@ -174,7 +174,7 @@ def start(model: Model, scale: jax.Array, given: Params | None = None) -> Start:
 
 def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
     """One step of weighted least squares for beta; a diagonal Lambda whose effect on eta has the
-    standard deviation of one working residual, at most one unit of the link."""
+    standard deviation of the working residuals, at most one unit of the link."""
     family = model.family
     nothing = jnp.zeros(0, model.y.dtype)
     used = (model.weights > 0).astype(model.y.dtype)
@@ -202,8 +202,10 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
     beta = jnp.where(jnp.isfinite(values[0]), fits[0], fits[1])
     eta = model.X @ beta + model.offset
     phi = dispersion(model, eta, 0.0)
-    information = pirls.row_information(Params(beta, nothing, phi), model, eta, "expected")
-    spread = 1.0 / jnp.sqrt(jnp.sum(information) / jnp.sum(used))
+    here = Params(beta, nothing, phi)
+    information = pirls.row_information(here, model, eta, "expected")
+    residual = pirls.row_score(here, model, eta) ** 2 / jnp.where(information > 0, information, 1.0)
+    spread = jnp.sqrt(jnp.sum(residual) / jnp.sum(information))
     spread = jnp.where(jnp.isfinite(spread), jnp.minimum(spread, unit), unit)
     eyes = tuple(jnp.eye(k, dtype=eta.dtype) for k in model.structure.columns)
     return Params(beta, thetas(eyes, model) * scale * (spread / unit), phi)

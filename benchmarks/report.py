@@ -1,0 +1,125 @@
+"""Print the results files as markdown tables.
+
+python benchmarks/report.py [FILE.json ...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SAME = 1e-4  # log-likelihoods that differ by more are not both at the optimum
+
+
+def seconds(value: float | None) -> str:
+    """A time in milliseconds or seconds, to three digits."""
+    if value is None:
+        return ""
+    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def ratio(value: float | None) -> str:
+    """A ratio to two or three digits."""
+    if value is None:
+        return ""
+    return f"{value:.2g}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def rows_of(header: list[str], body: list[list[str]]) -> str:
+    """A markdown table."""
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in body]
+    lines = [header, ["---"] * len(header), *escaped]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def place(results: dict[str, Any]) -> str:
+    """The line above a table: machine, date, versions."""
+    machine = results["machine"]
+    known: dict[str, str] = {}
+    for versions in results["versions"].values():
+        for name, version in versions.items():
+            # Two environments may differ, numpy's version for example: the first is ours.
+            known.setdefault(name, version)
+    listed = ", ".join(f"{name} {version}" for name, version in known.items())
+    load = machine["load_average"]
+    busy = f", load average {load[0]:.1f} at the start" if load else ""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"{results['date'][:10]}{busy}; {listed}."
+    )
+
+
+def single_fits(results: dict[str, Any]) -> str:
+    """Times of single fits, one table row per program and case."""
+    body = []
+    for case in results["cases"]:
+        for name, entry in case["entries"].items():
+            title = f"{case['title']} ({case['rows']:,} rows)"
+            if "median" not in entry:
+                reason = entry.get("not_run") or entry.get("error", "")
+                body.append([title, name, reason, *[""] * 7])
+                continue
+            gap = entry.get("loglik_minus_ours")
+            mark = "" if gap is None or abs(gap) <= SAME else " (differs)"
+            memory = entry.get("peak_bytes")
+            body.append([
+                title, name, seconds(entry["median"]), seconds(entry["first"]),
+                ratio(entry.get("ratio")), ratio(entry.get("ratio_engine")),
+                f"{entry['loglik']:.5f}", "" if gap is None else f"{gap:+.1e}{mark}",
+                str(entry.get("evaluations") or ""),
+                f"{memory / 2**20:.0f} MiB" if memory else "",
+            ])  # fmt: skip
+    head = ["case", "program", "later calls", "first call", "/ ours", "/ our engine", "logLik",
+            "minus ours", "evaluations", "peak memory"]  # fmt: skip
+    return rows_of(head, body)
+
+
+def cold_start(results: dict[str, Any]) -> str:
+    """Whole processes: from the start to the first fit, and to the end."""
+    body = []
+    for case in results["cases"]:
+        for name, entry in case["entries"].items():
+            body.append([
+                case["case"], name, seconds(entry["import"]), seconds(entry["first_fit"]),
+                seconds(entry["to_first_fit"]), seconds(entry["process"]),
+                ratio(entry.get("ratio_to_lme4")),
+            ])  # fmt: skip
+    head = ["case", "program", "import", "first fit", "start to first fit", "whole process",
+            "/ lme4's process"]  # fmt: skip
+    return rows_of(head, body)
+
+
+def busy_core(results: dict[str, Any]) -> str:
+    """Warm fits alone and beside a busy process."""
+    body = [
+        [case["case"], seconds(case["alone"]), seconds(case["busy"]), ratio(case["ratio"]),
+         ratio(case["worst_ratio"])]
+        for case in results["cases"]
+    ]  # fmt: skip
+    head = ["case", "alone", "one core busy", "ratio", "slowest busy / median alone"]
+    return rows_of(head, body)
+
+
+KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "single_fits": ("Single fits", single_fits),
+    "cold_start": ("Fresh processes", cold_start),
+    "busy_core": ("With a core kept busy", busy_core),
+}
+
+
+def main() -> None:
+    paths = [Path(name) for name in sys.argv[1:]] or sorted(RESULTS.glob("*.json"))
+    if not paths:
+        raise SystemExit(f"there are no results files in {RESULTS}; run a benchmark first")
+    for path in paths:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        title, table = KINDS[results["kind"]]
+        print(f"### {title}\n\n{place(results)}\n\n{table(results)}\n")
+
+
+if __name__ == "__main__":
+    main()

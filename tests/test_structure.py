@@ -1,0 +1,247 @@
+"""The order of elimination, the pattern it rests on, and padding, against brute force."""
+
+from __future__ import annotations
+
+import itertools
+
+import designs
+import jax
+import numpy as np
+import pytest
+from designs import GROUPINGS
+
+from glmm_jax import structure
+from glmm_jax.build import bucket, place
+from glmm_jax.covariance import Full
+from glmm_jax.model import Model, flatten, lambdas, unflatten
+from glmm_jax.objective.laplace import deviance
+from glmm_jax.structure import Structure
+
+
+def random_factors(seed: int) -> tuple[tuple[np.ndarray, ...], tuple[int, ...], tuple[int, ...]]:
+    """Two to four factors over 40 rows, each new one free, or nested with an earlier one."""
+    rng = np.random.default_rng(seed)
+    n, index = 40, []
+    for _ in range(rng.integers(2, 5)):
+        kind = rng.integers(3)
+        if not index or kind == 0:
+            codes = rng.integers(rng.integers(2, 14), size=n)
+        elif kind == 1:  # a factor within an earlier one
+            codes = index[rng.integers(len(index))] * 4 + rng.integers(3, size=n)
+        else:  # a factor that groups the levels of an earlier one
+            inner = index[rng.integers(len(index))]
+            codes = rng.integers(3, size=inner.max() + 1)[inner]
+        index.append(np.unique(codes, return_inverse=True)[1])
+    levels = tuple(int(codes.max()) + 1 for codes in index)
+    columns = tuple(int(k) for k in rng.integers(1, 4, size=len(index)))
+    return tuple(index), levels, columns
+
+
+def level_graph(index: tuple[np.ndarray, ...], levels: tuple[int, ...]) -> np.ndarray:
+    """Which levels (of all factors) share an observation: the pattern of H by levels."""
+    indicator = np.concatenate(
+        [np.equal.outer(codes, np.arange(size)) for codes, size in zip(index, levels, strict=True)],
+        axis=1,
+    )
+    return indicator.T.astype(int) @ indicator.astype(int) > 0
+
+
+def is_diagonal(block: np.ndarray) -> bool:
+    return not np.any(block & ~np.eye(len(block), dtype=bool))
+
+
+def eliminate(graph: np.ndarray, place: slice) -> np.ndarray:
+    """The graph after Gaussian elimination of some levels: their neighbours become adjacent."""
+    across = graph[place]
+    graph = graph | (across.T.astype(int) @ across.astype(int) > 0)
+    graph[place], graph[:, place] = False, False
+    return graph
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_eliminated_factor_is_block_diagonal_and_no_other_could_be(seed: int) -> None:
+    index, levels, columns = random_factors(seed)
+    order, eliminated = structure.elimination_order(index, levels, columns)
+    assert sorted(order) == list(range(len(levels))) and eliminated >= 1
+    sizes = [a * b for a, b in zip(levels, columns, strict=True)]
+    graph, ends = level_graph(index, levels), np.cumsum([0, *levels])
+    places = [slice(a, b) for a, b in itertools.pairwise(ends)]
+    for step in range(eliminated):
+        able = [f for f in order[step:] if is_diagonal(graph[places[f], places[f]])]
+        assert order[step] == min(able, key=lambda f: (-sizes[f], f))  # the largest that can be
+        graph = eliminate(graph, places[order[step]])
+    assert not any(is_diagonal(graph[places[f], places[f]]) for f in order[eliminated:])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_is_function(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    left = rng.integers(8, size=12)
+    right = left // 3 if seed % 2 else rng.integers(4, size=12)
+    key = structure._unique_pairs(left, right, 4)
+    single = all(len(set(right[left == level])) == 1 for level in left)
+    assert structure._is_function(key, 4) == single
+    if seed % 2:
+        assert single
+
+
+def ordered(
+    seed: int, pad=structure.identity
+) -> tuple[Structure, tuple[np.ndarray, ...], tuple[int, ...]]:
+    index, levels, columns = random_factors(seed)
+    order, eliminated = structure.elimination_order(index, levels, columns)
+    index = tuple(index[f] for f in order)
+    levels = tuple(levels[f] for f in order)
+    built = structure.build(index, levels, tuple(columns[f] for f in order), eliminated, pad)
+    return built, index, levels
+
+
+@pytest.mark.parametrize("pad", [structure.identity, bucket])
+@pytest.mark.parametrize("seed", range(12))
+def test_the_pattern_covers_every_row(seed: int, pad) -> None:
+    built, index, levels = ordered(seed, pad)
+    E, F = built.eliminated, len(levels)
+    assert set(built.edge_of_row) == {f"{f},{g}" for f in range(E) for g in range(f + 1, F)}
+    for f in range(F):
+        np.testing.assert_array_equal(built.index[f], index[f])
+    for name, edge in built.edge_of_row.items():
+        f, g = map(int, name.split(","))
+        left, right = np.asarray(built.edge_left[name]), np.asarray(built.edge_right[name])
+        np.testing.assert_array_equal(left[edge], index[f])
+        np.testing.assert_array_equal(right[edge], index[g])
+        assert left.min() >= 0 and left.max() < levels[f]
+        assert right.min() >= 0 and right.max() < levels[g]
+        # Couplings in use are distinct; under padding the last belongs to no row.
+        used = np.unique(np.asarray(edge))
+        assert len({(left[e], right[e]) for e in used}) == len(used)
+        if pad is bucket:
+            assert len(left) > len(used) and len(left) - 1 not in used
+
+
+@pytest.mark.parametrize("pad", [structure.identity, bucket])
+@pytest.mark.parametrize("seed", range(12))
+def test_fill_and_pairs_list_every_product_once(
+    seed: int, pad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What eliminating a level adds to the couplings of its neighbours, term for term."""
+    monkeypatch.setattr(structure, "SCATTER_COST", 0)
+    built, _, levels = ordered(seed, pad)
+    E, F = built.eliminated, len(levels)
+    met = {
+        name: {
+            (int(built.edge_left[name][e]), int(built.edge_right[name][e])) for e in np.unique(edge)
+        }
+        for name, edge in built.edge_of_row.items()
+    }
+    wanted_fill = {
+        f"{f},{g},{h}" for f in range(E) for g in range(f + 1, E) for h in range(g + 1, F)
+    }
+    assert set(built.fill) == wanted_fill
+    assert set(built.pairs) == {
+        f"{f},{g},{h}" for f in range(E) for g in range(E, F) for h in range(g, F)
+    }
+    for kind, lists in (("fill", built.fill), ("pairs", built.pairs)):
+        for name, triples in lists.items():
+            f, g, h = name.split(",")
+            fg, fh = f"{f},{g}", f"{f},{h}"
+            found = []
+            for first, second, target in np.asarray(triples).T:
+                a = int(built.edge_left[fg][first]), int(built.edge_right[fg][first])
+                b = int(built.edge_left[fh][second]), int(built.edge_right[fh][second])
+                padding = first == len(np.unique(built.edge_of_row[fg]))
+                if padding:
+                    continue
+                assert a[0] == b[0]
+                if kind == "fill":
+                    gh = f"{g},{h}"
+                    into = int(built.edge_left[gh][target]), int(built.edge_right[gh][target])
+                else:
+                    into = divmod(int(target), levels[int(h)])
+                assert into == (a[1], b[1])
+                found.append((a, b[1]))
+            wanted = [
+                (a, b[1])
+                for a in met[fg]
+                for b in met[fh]
+                if a[0] == b[0] and (g != h or a[1] >= b[1])  # the lower triangle of S
+            ]
+            assert sorted(found) == sorted(wanted)
+
+
+def test_the_cheaper_way_to_the_remainder_is_chosen() -> None:
+    assert set(designs.model(designs.design("sparse")).structure.pairs) == {"0,1,1"}
+    assert not designs.model(designs.design("crossed")).structure.pairs
+
+
+@pytest.mark.parametrize("name", GROUPINGS)
+def test_factors_in_order_of_elimination_and_theta_in_lme4s(name: str) -> None:
+    case = designs.design(name)
+    frame = designs.frame(case)
+    model, placement = place(frame, case.family)
+    shape = GROUPINGS[name]
+    assert tuple(block.grouping for block in frame.blocks) == shape.theta
+    assert model.structure.eliminated == shape.eliminated
+    assert placement.n == shape.n and placement.levels == model.structure.levels
+    start = 0
+    for block, factor, column in zip(frame.blocks, placement.factor, placement.column, strict=True):
+        assert shape.order[factor] == block.grouping
+        assert model.structure.levels[factor] == len(block.levels)
+        np.testing.assert_array_equal(model.structure.index[factor], block.index)
+        k = block.Z.shape[1]
+        np.testing.assert_array_equal(model.Z[factor][:, column : column + k], block.Z)
+        (term,) = (t for t in model.terms[factor] if t.start == start)
+        assert term.covariance == Full(k)
+        start = term.stop
+    assert start == model.m
+
+
+def test_theta_is_the_lower_triangle_by_column_term_after_term() -> None:
+    model = designs.model(designs.design("nested_and_crossed"))  # b:a (x), g, a (x) in theta
+    theta = np.arange(1.0, 8.0)
+    inner, outer, crossed = lambdas(jax.numpy.asarray(theta), model)  # b:a, a, g
+    np.testing.assert_array_equal(inner, [[1, 0], [2, 3]])
+    np.testing.assert_array_equal(crossed, [[4]])
+    np.testing.assert_array_equal(outer, [[5, 0], [6, 7]])
+    (model3,) = [designs.model(designs.design("three"))]
+    (full,) = lambdas(jax.numpy.arange(1.0, 7.0), model3)
+    np.testing.assert_array_equal(full, [[1, 0, 0], [2, 4, 0], [3, 5, 6]])
+    (two,) = lambdas(jax.numpy.arange(1.0, 5.0), designs.model(designs.design("mixed_terms")))
+    np.testing.assert_array_equal(two, [[1, 0, 0], [2, 3, 0], [0, 0, 4]])
+
+
+def test_buckets() -> None:
+    sizes = [*range(1, 3000), 99_999, 100_001, 123_457, 1_234_567]
+    padded = [bucket(size) for size in sizes]
+    assert all(b >= s for b, s in zip(padded, sizes, strict=True))
+    assert all(b <= max(8, 1.25 * s + 1) for b, s in zip(padded, sizes, strict=True))
+    assert padded[:2999] == sorted(padded[:2999])
+    assert all(bucket(b) == b for b in padded)  # data of a padded size need no more
+    assert len(set(padded[:2999])) < 45
+
+
+PADDED = [
+    ("scalar", "bernoulli_cauchit"),
+    ("sparse", "bernoulli_logit"),
+    ("crossed_three", "gaussian_precision"),
+    ("nested_and_crossed", "binomial_cloglog"),
+]
+
+
+def _value_and_gradient(flat: jax.Array, model: Model):
+    return jax.value_and_grad(lambda x: deviance(unflatten(x, model), model))(flat)
+
+
+@pytest.mark.parametrize("names", PADDED, ids="-".join)
+def test_padding_changes_nothing(names: tuple[str, str]) -> None:
+    case = designs.design(*names)
+    plain, padded = designs.model(case), designs.model(case, padded=True)
+    assert padded.n > plain.n and padded.q > plain.q
+    flat = flatten(designs.params(case, plain))
+    program = designs.quick(_value_and_gradient)
+    value, gradient = program(flat, plain)
+    with_padding, gradient_with_padding = program(flat, padded)
+    assert np.isfinite(value) and np.all(np.abs(gradient) > 1e-6)
+    np.testing.assert_allclose(with_padding, value, rtol=1e-12)
+    np.testing.assert_allclose(
+        gradient_with_padding, gradient, rtol=1e-12, atol=1e-12 * np.abs(gradient).max()
+    )
