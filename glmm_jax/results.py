@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 
 from glmm_jax.build import Placement
 from glmm_jax.estimate import Estimate
@@ -115,7 +115,8 @@ class Fit:
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values of the Wald z statistics."""
-        return pd.Series(2 * scipy.stats.norm.sf(np.abs(self.zvalues)), self._names, name="pvalues")
+        tails = 2 * scipy.special.ndtr(-np.abs(self.zvalues.to_numpy()))
+        return pd.Series(tails, self._names, name="pvalues")
 
     def conf_int(self, level: float = 0.95, method: str = "wald") -> pd.DataFrame:
         """Confidence intervals of the fixed-effects coefficients; see `inference.confint`."""

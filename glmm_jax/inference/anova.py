@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 
 from glmm_jax.inference import digits
 from glmm_jax.inference.layout import html_table
@@ -106,7 +106,7 @@ def anova(*fits: Fit, names: Sequence[str] | None = None) -> AnovaTable:
     table["Chisq"] = -table["-2*log(L)"].diff()
     table["Df"] = table["npar"].diff()
     testable = table["Df"] > 0
-    p = scipy.stats.chi2.sf(table["Chisq"], table["Df"].where(testable))
+    p = scipy.special.chdtrc(table["Df"].where(testable), table["Chisq"])
     table["Pr(>Chisq)"] = np.where(testable, p, np.nan)
     formulas = {name: fit.frame.formula.text.strip() for name, fit in chosen.items()}
     return AnovaTable(table, formulas, _notes(chosen, table))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -28,7 +28,7 @@ def conf_int(fit: Fit, level: float = 0.95, method: str = "wald") -> pd.DataFram
     if not 0 < level < 1:
         raise ValueError(f"level={level!r}; use a number between 0 and 1, such as 0.95")
     tail = (1.0 - level) / 2.0
-    quantile = scipy.stats.norm.isf(tail)
+    quantile = -scipy.special.ndtri(tail)
     estimate, error = np.asarray(fit.params), np.asarray(fit.bse)
     limits = np.column_stack([estimate - quantile * error, estimate + quantile * error])
     return pd.DataFrame(limits, fit.params.index, [percent(tail), percent(1.0 - tail)])
