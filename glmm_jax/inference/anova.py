@@ -106,7 +106,7 @@ def anova(*fits: Fit, names: Sequence[str] | None = None) -> AnovaTable:
     table["Chisq"] = -table["-2*log(L)"].diff()
     table["Df"] = table["npar"].diff()
     testable = table["Df"] > 0
-    p = scipy.special.chdtrc(table["Df"].where(testable), table["Chisq"])
+    p = scipy.special.chdtrc(table["Df"].where(testable), table["Chisq"].clip(lower=0))
     table["Pr(>Chisq)"] = np.where(testable, p, np.nan)
     formulas = {name: fit.frame.formula.text.strip() for name, fit in chosen.items()}
     return AnovaTable(table, formulas, _notes(chosen, table))
