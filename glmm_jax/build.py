@@ -95,6 +95,7 @@ def place(
     """
     if curvature not in CURVATURES:
         raise ValueError(f"curvature={curvature!r}; use 'expected' (lme4) or 'observed' (TMB)")
+    _check_distinct(frame)
     size, weights = _sizes_and_weights(frame, family)
     family.check(frame.y, size)
     _check_identified(frame, family)
@@ -143,6 +144,20 @@ def place(
         n=n,
     )
     return model, placement
+
+
+def _check_distinct(frame: Frame) -> None:
+    """Two terms with the same column and factor share one variance, which cannot be divided."""
+    seen = set()
+    for block in frame.blocks:
+        for name in block.names:
+            if (name, block.grouping) in seen:
+                raise ValueError(
+                    f"formula: {name!r} has a random effect by {block.grouping!r} in two terms, so "
+                    "their variances cannot be told apart; write it once, for example "
+                    f"(1 | {block.grouping}) + (0 + x | {block.grouping})"
+                )
+            seen.add((name, block.grouping))
 
 
 def _first_column(block: RandomBlock, members: list[RandomBlock]) -> int:

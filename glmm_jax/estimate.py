@@ -5,20 +5,20 @@ Below this module nothing knows a column name; `jit`, `vmap` and sharding act on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from glmm_jax import pirls
+from glmm_jax import implicit, pirls
 from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective import laplace as objective_laplace
 from glmm_jax.optimize import boundary
 from glmm_jax.optimize import start as starting
 from glmm_jax.optimize.first_order import FirstOrder, descend
-from glmm_jax.optimize.quasi_newton import Minimum, minimise
+from glmm_jax.optimize.quasi_newton import NEGATIVE, Minimum, minimise
 from glmm_jax.status import Status
 
 MAX_STEPS = 500
@@ -79,25 +79,84 @@ def estimate(
         quasi-likelihood.
     optimizer : "quasi-newton" (default), "newton" (exact Hessian at every step), "lbfgs", or an
         optax gradient transformation; every one is followed by the same certificate.
-    max_steps : limit on the evaluations of the gradient.
+    max_steps : limit on the evaluations of the gradient (a line search inside an optax
+        transformation is not counted).
 
     Returns
     -------
-    Estimate, never an exception for numerical reasons: look at its `status`.
+    Estimate, never an exception for numerical reasons: look at its `status`. At nagq = 1 its
+    params, u and deviance are differentiable, forward and reverse, in every float array of the
+    model, by the implicit function theorem at the optimum (not through the search); where the
+    status is not `CONVERGED` or a variance is zero, such a derivative is that of the stationary
+    point. At nagq = 0 there is no derivative, and asking for one is a ValueError.
 
     Raises
     ------
     ValueError : nagq, optimizer, max_steps or the shapes of `start` are not as above.
     """
     settings = checked(model, nagq, start, optimizer, max_steps)
-    return program(model, start, **settings)
+    still = jax.lax.stop_gradient((model, start))
+    found = jax.lax.stop_gradient(program(*still, **settings))
+    if nagq == 0:
+        return replace(found, deviance=_no_derivative(found.deviance, model))
+    return _differentiable(found, model)
+
+
+@jax.custom_jvp
+def _no_derivative(value: jax.Array, model: Model) -> jax.Array:
+    """A value that must not be differentiated in silence."""
+    return value
+
+
+@_no_derivative.defjvp
+def _no_derivative_jvp(primals, tangents):
+    raise ValueError("estimate(nagq=0) has no derivative in its model; use nagq=1")
+
+
+def _differentiable(found: Estimate, model: Model) -> Estimate:
+    """The estimate as an implicit function of the arrays of its model.
+
+    At the optimum the gradient of the deviance is zero, which defines the parameters; u follows as
+    the conditional mode there, and the deviance as its value. The rest carries no derivative.
+    """
+    flat = implicit.root(_given, _outer_residual, _outer_solve, model, flatten(found.params))
+    params = unflatten(flat, model)
+    u = pirls.conditional_mode(params, model, found.u, solved=True)
+    deviance = _known_deviance(found.deviance, params, model, u)
+    return replace(found, params=params, u=u, deviance=deviance)
+
+
+def _given(model: Model, guess: jax.Array) -> jax.Array:
+    del model
+    return guess
+
+
+def _outer_residual(flat: jax.Array, model: Model) -> jax.Array:
+    return jax.grad(lambda x: objective_laplace.laplace(unflatten(x, model), model)[0])(flat)
+
+
+def _outer_solve(flat: jax.Array, model: Model, right: jax.Array) -> jax.Array:
+    hessian = jax.jacfwd(_outer_residual)(flat, model)
+    return -jnp.linalg.solve(hessian, right)
+
+
+@jax.custom_jvp
+def _known_deviance(value: jax.Array, params: Params, model: Model, u: jax.Array) -> jax.Array:
+    """The deviance whose value is known already: only its derivatives are computed."""
+    return value
+
+
+@_known_deviance.defjvp
+def _known_deviance_jvp(primals, tangents):
+    change = jax.jvp(objective_laplace.deviance_at_mode, primals[1:], tangents[1:])[1]
+    return _known_deviance(*primals), change
 
 
 def checked(
     model: Model, nagq: int, start: Params | None, optimizer: Any, max_steps: int
 ) -> dict[str, Any]:
     """Static arguments of `program`; a ValueError for what `estimate` does not accept."""
-    if nagq not in (0, 1):
+    if isinstance(nagq, bool) or nagq not in (0, 1):
         raise ValueError(f"nagq={nagq!r}; use 1 (Laplace) or 0 (joint mode of u and beta)")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"max_steps={max_steps!r}; use a positive integer")
@@ -158,7 +217,7 @@ def program(
     if method.transformation is not None:
         x, aux, used = descend(method, evaluate, x, aux, max_steps)
     found = minimise(
-        evaluate, hessian, canonical, x, aux, metric, max_steps, method.name == "newton"
+        evaluate, hessian, canonical, x, aux, metric, max_steps - used, method.name == "newton"
     )
     params = params_at(found.x, found.aux)
     u = found.aux[0] if nagq == 0 else found.aux
@@ -177,7 +236,7 @@ def program(
         deviance=found.value,
         gradient=gradient,
         hessian=H,
-        status=_status(found, separated, max_steps),
+        status=_status(found, separated),
         decrement=found.decrement,
         smallest_eigenvalue=found.smallest,
         singular=boundary.zero_pivots(params.theta, model),
@@ -188,7 +247,7 @@ def program(
     )
 
 
-def _status(found: Minimum, separated: jax.Array, max_steps: int) -> jax.Array:
+def _status(found: Minimum, separated: jax.Array) -> jax.Array:
     """The code of the outcome; the first that applies."""
     conditions = [
         (~jnp.isfinite(found.value), Status.MODE_FAILED),
@@ -196,8 +255,8 @@ def _status(found: Minimum, separated: jax.Array, max_steps: int) -> jax.Array:
         (~jnp.all(jnp.isfinite(found.hessian)), Status.NOT_FINITE),
         (jnp.any(separated), Status.SEPARATION),
         (found.certified, Status.CONVERGED),
-        (found.evaluations >= max_steps, Status.STEP_LIMIT),
-        (found.smallest < 0, Status.SADDLE),
+        (~found.gave_up, Status.STEP_LIMIT),
+        ((found.smallest < NEGATIVE) & (found.decrement <= 1e-3), Status.SADDLE),
     ]
     code = jnp.asarray(int(Status.STALLED))
     for condition, status in reversed(conditions):

@@ -109,15 +109,31 @@ class Model:
             if name not in known:
                 raise ValueError(f"{name}= is no field of Model; use one of {', '.join(known)}")
             old = getattr(self, name)
-            if name in ("y", "X", "offset", "weights", "size") and old is not None:
-                if value is None or jnp.shape(value) != jnp.shape(old):
-                    got = "None" if value is None else f"shape {jnp.shape(value)}"
-                    raise ValueError(f"{name}= has {got}; this model needs shape {old.shape}")
+            if name in ("y", "X", "offset", "weights", "size"):
+                _check_array(name, value, old)
+            if name == "Z":
+                if not isinstance(value, tuple) or len(value) != len(self.Z):
+                    raise ValueError(f"Z= must be a tuple of {len(self.Z)} arrays (n, k)")
+                for f, (given, kept) in enumerate(zip(value, self.Z, strict=True)):
+                    _check_array(f"Z[{f}]", given, kept)
         if changes.get("curvature", self.curvature) not in CURVATURES:
             raise ValueError(
                 f"curvature={changes['curvature']!r}; use 'expected' (lme4) or 'observed' (TMB)"
             )
         return replace(self, **changes)
+
+
+def _check_array(name: str, value: Any, old: jax.Array | None) -> None:
+    """Raise a ValueError unless `value` is an array of floats shaped as the one it replaces."""
+    if old is None:
+        if value is not None:
+            raise ValueError(f"{name}= is given, but this model has none; build it with one")
+        return
+    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
+        got = getattr(value, "dtype", type(value).__name__)
+        raise ValueError(f"{name}= is {got}; give an array of floats, shape {old.shape}")
+    if value.shape != old.shape:
+        raise ValueError(f"{name}= has shape {value.shape}; this model needs {old.shape}")
 
 
 def lambdas(theta: jax.Array, model: Model) -> tuple[jax.Array, ...]:

@@ -24,7 +24,8 @@ class Status(IntEnum):
 
 _SENTENCES = {
     Status.CONVERGED: (
-        "Converged: the gradient is zero to rounding and the Hessian is positive semidefinite."
+        "Converged: no step lowers the deviance by more than its rounding error, and the Hessian "
+        "has no negative eigenvalue."
     ),
     Status.SEPARATION: (
         "Separation: a combination of the covariates predicts part of the response perfectly, so "

@@ -11,7 +11,7 @@ import jax
 UNOPTIMISED = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
-def quick(function: Callable) -> Callable:
+def quick(function: Callable, static: tuple[str, ...] = ()) -> Callable:
     """`jax.jit`, with the same program out of a compiler that works less hard."""
     options = UNOPTIMISED if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options)
+    return jax.jit(function, static_argnames=static, compiler_options=options)

@@ -62,6 +62,11 @@ class Design:
         return families.get(self.family, self.link)
 
     @property
+    def intercept(self) -> float:
+        """Of the simulated data: a square root must stay positive for every row."""
+        return 3.0 if self.link == "sqrt" else 0.3
+
+    @property
     def formula(self) -> str:
         """The model formula."""
         fixed = "cbind(y, trials - y)" if self.family == "binomial" else "y"
@@ -156,7 +161,7 @@ def data(design: Design, n: int = 72) -> pd.DataFrame:
     frame["exposure"] = rng.normal(0.0, 0.3, n)
     frame["weight"] = rng.uniform(0.5, 2.0, n)
     frame["trials"] = rng.integers(2, 9, n)
-    eta = 0.3 + 0.4 * frame["x"].to_numpy() - 0.2 * frame["z"].to_numpy()
+    eta = design.intercept + 0.4 * frame["x"].to_numpy() - 0.2 * frame["z"].to_numpy()
     for name in "abghk":
         codes = frame[name].cat.codes.to_numpy()
         eta = eta + rng.normal(0.0, 0.4, codes.max() + 1)[codes]
@@ -192,7 +197,7 @@ def model(design: Design, padded: bool = False) -> Model:
 def params(design: Design) -> Params:
     """Parameters away from the optimum, every element of theta other than zero."""
     built = frame(design)
-    beta = np.array([0.2, 0.3, -0.4])
+    beta = np.array([design.intercept - 0.1, 0.3, -0.4])
     theta: list[float] = []
     for block in built.blocks:
         k = len(block.names)

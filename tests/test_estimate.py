@@ -203,3 +203,48 @@ def test_start_of_another_shape(batch) -> None:
     start = gj.Params(jnp.zeros(3), jnp.ones(1))
     with pytest.raises(ValueError, match=r"beta.*\(3,\).*\(4,\)"):
         gj.estimate(batch[0], start=start)
+
+
+def test_estimates_are_differentiable_in_the_data() -> None:
+    model = gj.build_model("count ~ x + (1 | g)", frame(), "poisson")
+    start = gj.estimate(model).params
+
+    @jax.jit
+    def numbers(offset: jax.Array, start: gj.Params) -> jax.Array:
+        found = gj.estimate(model.replace(offset=offset), start=start)
+        deviance = found.deviance[None]
+        return jnp.concatenate([found.params.beta, found.params.theta, found.u[:3], deviance])
+
+    direction = jnp.asarray(np.random.default_rng(3).normal(size=model.n))
+    # From a start at the optimum too: nothing is differentiated through the search.
+    forward = jax.jvp(lambda o: numbers(o, start), (model.offset,), (direction,))[1]
+    h = 1e-3
+    up, down = (numbers(model.offset + s * direction, start) for s in (h, -h))
+    np.testing.assert_allclose(forward, (up - down) / (2 * h), rtol=1e-5, atol=2e-5)
+    reverse = jax.grad(lambda o: numbers(o, start)[2])(model.offset)
+    assert reverse @ direction == pytest.approx(float(forward[2]), rel=1e-8)
+
+
+def test_a_derivative_at_nagq_0_is_refused() -> None:
+    model = gj.build_model("count ~ x + (1 | g)", frame(), "poisson")
+    with pytest.raises(ValueError, match="nagq=0"):
+        jax.grad(lambda o: gj.estimate(model.replace(offset=o), nagq=0).deviance)(model.offset)
+
+
+def test_many_rare_events_are_not_separated() -> None:
+    # Four events in 6,000 rows: no row holds information, all together hold enough.
+    rare = np.zeros(6000)
+    rare[[10, 2000, 3500, 5000]] = 1
+    y = np.concatenate([np.random.default_rng(0).poisson(50, 300), rare])
+    data = pd.DataFrame({"y": y, "b": (np.arange(6300) >= 300) * 1, "g": np.arange(6300) % 20})
+    fit = gj.glmer("y ~ b + (1 | g)", data, family="poisson")
+    assert fit.converged and fit.bse["b"] == pytest.approx(0.5, rel=0.02)
+
+
+def test_every_separated_coefficient_is_named() -> None:
+    data = frame()
+    r1, r2 = np.zeros(200), np.zeros(200)
+    r1[np.flatnonzero(data["y"] == 1)[:3]] = 1
+    r2[np.flatnonzero(data["y"] == 0)[:7]] = 1
+    fit = gj.glmer("y ~ r1 + r2 + x + (1 | g)", data.assign(r1=r1, r2=r2), family="bernoulli")
+    assert list(fit.estimate.separated) == [False, True, True, False]

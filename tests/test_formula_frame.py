@@ -517,7 +517,7 @@ def test_faults(
 
 
 def test_faults_of_the_table() -> None:
-    with pytest.raises(TypeError, match=r"DataFrame.*not int"):
+    with pytest.raises(ValueError, match=r"DataFrame.*not int"):
         build_frame("y ~ x + (1|g)", 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no rows"):
         build_frame("y ~ x + (1|g)", small().iloc[:0])

@@ -15,24 +15,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from designs import BY_STRUCTURE, DESIGNS, Design
-from reference_cases import Case, cases
+from compiling import quick
+from designs import DESIGNS, Design
 
 import glmm_jax as gj
-from glmm_jax import families, structure
-from glmm_jax.build import place
-from glmm_jax.formula.frame import build_frame
+from glmm_jax import pirls, structure
 from glmm_jax.model import Model, Params, flatten, unflatten
+from glmm_jax.objective import laplace
 
 STEP = 1e-5
-NEWTON_STEPS = 14
+# Scoring first, because the observed information need not be definite far from the mode.
+SCORING_STEPS, NEWTON_STEPS = 6, 10
 
 
 def value(x: jax.Array, model: Model) -> jax.Array:
     return gj.deviance(unflatten(x, model), model)
 
 
-@jax.jit
+@quick
 def derivatives(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Value, gradient, and Hessian forward over reverse, of the implicit rule."""
 
@@ -66,13 +66,15 @@ def unrolled(x: jax.Array, design: Design) -> jax.Array:
     curvature = over_rows(jax.grad(jax.grad(row, 1), 1))
     eye = jnp.eye(ZLambda.shape[1])
 
-    def step(u, _):
+    def step(u, newton):
         eta = fixed + ZLambda @ u
         s = ZLambda.T @ (rows.weights * score(rows.y, eta, rows.size)) - u
-        h = -rows.weights * curvature(rows.y, eta, rows.size)
+        observed = -curvature(rows.y, eta, rows.size)
+        h = rows.weights * jnp.where(newton, observed, family.fisher(eta, phi, rows.size))
         return u + jnp.linalg.solve(ZLambda.T @ (h[:, None] * ZLambda) + eye, s), None
 
-    u, _ = jax.lax.scan(step, jnp.zeros(ZLambda.shape[1]), length=NEWTON_STEPS)
+    newton = np.arange(SCORING_STEPS + NEWTON_STEPS) >= SCORING_STEPS
+    u, _ = jax.lax.scan(step, jnp.zeros(ZLambda.shape[1]), newton)
     eta = fixed + ZLambda @ u
     information = (
         family.fisher(eta, phi, rows.size)
@@ -89,7 +91,7 @@ def unrolled_derivatives(x: jax.Array, design: Design):
         d, g = jax.value_and_grad(unrolled)(x, design)
         return g, (d, g)
 
-    H, (d, g) = jax.jit(jax.jacfwd(with_value, has_aux=True))(x)
+    H, (d, g) = quick(jax.jacfwd(with_value, has_aux=True))(x)
     return d, g, H
 
 
@@ -119,3 +121,188 @@ def test_implicit_is_unrolled_is_differences_is_dense(design: Design) -> None:
         columns.append((up[1] - down[1]) / (2 * STEP))
     np.testing.assert_allclose(g, slopes, rtol=1e-6, atol=1e-6 * np.max(np.abs(g)))
     np.testing.assert_allclose(H, columns, rtol=1e-6, atol=1e-6 * np.max(np.abs(H)))
+
+
+# One factor, an eliminated chain, a dense remainder after fill; canonical and not.
+EVERY_KIND = [
+    Design("slope", "bernoulli", "probit"),
+    Design("nested_and_crossed", "binomial", "probit"),
+    Design("crossed_slopes", "gaussian", "identity", weights=True),
+]
+SMALL = [
+    Design("slope", "bernoulli", "probit"),
+    Design("crossed", "poisson", "log", offset=True, weights=True),
+    Design("crossed_slopes", "gaussian", "identity", weights=True),
+]
+COMPOSED = {
+    "forward over forward": lambda f: jax.jacfwd(jax.jacfwd(f)),
+    "reverse over forward": lambda f: jax.jacrev(jax.jacfwd(f)),
+    "reverse over reverse": lambda f: jax.jacrev(jax.jacrev(f)),
+}
+
+
+@pytest.mark.parametrize("mode", COMPOSED)
+@pytest.mark.parametrize("design", EVERY_KIND, ids=str)
+def test_hessian_by_any_mix_of_modes(design: Design, mode: str) -> None:
+    model = designs.model(design)
+    x = flatten(designs.params(design))
+    H = quick(COMPOSED[mode](value))(x, model)
+    expected = derivatives(x, model)[2]
+    np.testing.assert_allclose(H, expected, rtol=1e-9, atol=1e-9 * np.max(np.abs(expected)))
+
+
+@pytest.mark.parametrize("design", SMALL[:2], ids=str)
+def test_third_derivatives_by_two_mixes(design: Design) -> None:
+    model = designs.model(design)
+    x = flatten(designs.params(design))
+    rng = np.random.default_rng(3)
+    v, w = rng.normal(size=(2, len(x)))
+
+    def along(f, direction):
+        return lambda x: jax.jvp(f, (x,), (direction,))[1]
+
+    def at(x):
+        return value(x, model)
+
+    @quick
+    def both(x):
+        inside = along(along(jax.grad(at), v), w)(x)
+        outside = jax.grad(along(along(at, v), w))(x)
+        return inside, outside
+
+    inside, outside = both(x)
+    scale = np.max(np.abs(inside))
+    np.testing.assert_allclose(inside, outside, rtol=1e-9, atol=1e-9 * scale)
+    up, down = derivatives(x + STEP * w, model)[2], derivatives(x - STEP * w, model)[2]
+    np.testing.assert_allclose(inside, (up - down) @ v / (2 * STEP), rtol=1e-6, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("design", EVERY_KIND, ids=str)
+def test_vmap_over_parameters_and_over_models(design: Design) -> None:
+    model = designs.model(design)
+    x = flatten(designs.params(design))
+    rng = np.random.default_rng(4)
+    points = jnp.asarray(np.asarray(x) + 0.1 * rng.normal(size=(3, len(x))))
+    models = [
+        model.replace(
+            y=model.y[rng.permutation(model.n)] if design.family != "binomial" else model.y,
+            X=model.X * rng.uniform(0.8, 1.2),
+            offset=model.offset + rng.normal(size=model.n) / 4,
+            weights=jnp.asarray(rng.uniform(0.5, 2.0, model.n)),
+        )
+        for _ in range(3)
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+    one = quick(jax.value_and_grad(value))
+    for found, expected in [
+        (quick(jax.vmap(jax.value_and_grad(value), (0, None)))(points, model),
+         [one(point, model) for point in points]),
+        (quick(jax.vmap(jax.value_and_grad(value)))(points, stacked),
+         [one(*pair) for pair in zip(points, models, strict=True)]),
+    ]:  # fmt: skip
+        for lane, (d, g) in enumerate(expected):
+            np.testing.assert_allclose(found[0][lane], d, rtol=1e-12)
+            np.testing.assert_allclose(found[1][lane], g, rtol=1e-9, atol=1e-9 * np.max(abs(g)))
+
+
+@pytest.mark.parametrize("design", SMALL, ids=str)
+def test_gradient_in_every_array_of_the_model(design: Design) -> None:
+    model = designs.model(design)
+    x = flatten(designs.params(design))
+    rng = np.random.default_rng(5)
+    names = ["X", "Z", "offset", "weights"]
+    if design.family == "gaussian":
+        names += ["y", "size"]
+    arrays = {name: getattr(model, name) for name in names}
+
+    @quick
+    def both(arrays):
+        return jax.value_and_grad(lambda arrays: value(x, model.replace(**arrays)))(arrays)
+
+    gradient = both(arrays)[1]
+    for name in names:
+        direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), arrays[name])
+
+        def moved(step: float, name: str = name, direction=direction):
+            place = jax.tree.map(lambda a, d: a + step * d, arrays[name], direction)
+            return both(arrays | {name: place})[0]
+
+        slope = float(moved(STEP) - moved(-STEP)) / (2 * STEP)
+        products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradient[name], direction)
+        assert float(sum(jax.tree.leaves(products))) == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("design", SMALL, ids=str)
+def test_joint_mode_deviance(design: Design) -> None:
+    """nagq = 0: beta is found, not given, and the gradient in theta follows it."""
+    model, params = designs.model(design), designs.params(design)
+
+    @quick
+    def joint(params, model):
+        return jax.value_and_grad(partial(gj.deviance, nagq=0), allow_int=True)(params, model)
+
+    d, g = joint(params, model)
+    other = Params(jnp.zeros_like(params.beta), params.theta, params.dispersion)
+    assert joint(other, model)[0] == pytest.approx(float(d), rel=1e-12)
+    np.testing.assert_array_equal(g.beta, 0.0)
+
+    zero = jnp.zeros(model.q), params.beta
+    u, beta = quick(pirls.joint_mode)(params, model, zero)
+    there = Params(beta, params.theta, params.dispersion)
+    at_mode = laplace.deviance_at_mode(there, model, u)
+    assert float(at_mode) == pytest.approx(float(d), rel=1e-12)
+    # The conditional mode given that beta is the same u.
+    assert float(quick(gj.deviance)(there, model)) == pytest.approx(float(d), rel=1e-12)
+
+    for i in range(len(params.theta)):
+        up, down = (
+            joint(Params(beta, params.theta.at[i].add(step), params.dispersion), model)[0]
+            for step in (STEP, -STEP)
+        )
+        slope = float(up - down) / (2 * STEP)
+        assert float(g.theta[i]) == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+def test_single_precision(default_precision: None) -> None:
+    """The pure layer uses the types it is given."""
+    design = Design("crossed", "poisson", "log", offset=True, weights=True)
+    model, params = designs.model(design), designs.params(design)
+    assert model.X.dtype == params.beta.dtype == jnp.float32
+    d, g = quick(jax.value_and_grad(gj.deviance))(params, model)
+    assert d.dtype == jnp.float32 and np.all(np.isfinite(flatten(g)))
+    with jax.enable_x64(True):
+        exact = quick(gj.deviance)(designs.params(design), designs.model(design))
+    assert float(d) == pytest.approx(float(exact), rel=1e-5)
+
+
+def test_mode_that_is_not_found_gives_nan() -> None:
+    design = Design("scalar")
+    model, params = designs.model(design), designs.params(design)
+    lost = Params(params.beta.at[0].set(jnp.nan), params.theta, None)
+    d, g = quick(jax.value_and_grad(gj.deviance))(lost, model)
+    assert np.isnan(d) and np.any(np.isnan(flatten(g)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beta": np.zeros(4)}, r"params\.beta has shape \(4,\); this model needs \(3,\)"),
+        ({"theta": np.zeros(3)}, r"params\.theta has shape \(3,\); this model needs \(1,\)"),
+        ({"dispersion": np.zeros(())}, "the bernoulli family has none"),
+    ],
+)
+def test_parameters_that_do_not_fit(changes: dict, message: str) -> None:
+    design = Design("scalar")
+    params = designs.params(design)
+    fields = {"beta": params.beta, "theta": params.theta, "dispersion": None} | changes
+    with pytest.raises(ValueError, match=message):
+        gj.deviance(Params(**fields), designs.model(design))
+
+
+def test_bad_arguments() -> None:
+    design = Design("slope", "gaussian", "identity")
+    model, params = designs.model(design), designs.params(design)
+    with pytest.raises(ValueError, match=r"params\.dispersion=None; the gaussian family needs log"):
+        gj.deviance(Params(params.beta, params.theta), model)
+    with pytest.raises(ValueError, match=r"nagq=2; use 1 \(Laplace\)"):
+        gj.deviance(params, model, nagq=2)

@@ -22,6 +22,7 @@ ENGINE = [one for one in cases(("binomial", "poisson", "gaussian")) if one.nagq 
 # Where the program maximised another function, its optimum is no reference for ours.
 COMPARED = [one for one in ENGINE if one.other_objective is None and "separation" not in one.tags]
 
+
 def fit_of(one: Case) -> Fit:
     arguments = one.glmer_arguments()
     family = families.get(arguments["family"], arguments["link"])

@@ -100,7 +100,7 @@ class Binomial(Family):
             successes,
             is_integer(successes),
             "an integer number of successes",
-            "give counts, or a proportion together with the number of trials",
+            "give counts, or for a proportion the number of trials: trials=, not weights= as in R",
         )
         remedy = (
             "give 0 and 1, or the number of trials"

@@ -19,7 +19,7 @@ def as_data_frame(data: object, argument: str = "data") -> pd.DataFrame:
     """The caller's data as a DataFrame; a dictionary of columns is made one.
 
     Raises:
-        TypeError: neither of the two. ValueError: no row, or columns of unequal lengths.
+        ValueError: neither of the two, no row, or columns of unequal lengths.
     """
     if isinstance(data, Mapping):
         try:
@@ -27,7 +27,7 @@ def as_data_frame(data: object, argument: str = "data") -> pd.DataFrame:
         except ValueError as error:
             raise ValueError(f"{argument}: the columns make no table: {error}") from error
     if not isinstance(data, pd.DataFrame):
-        raise TypeError(
+        raise ValueError(
             f"{argument}: a pandas DataFrame (or a dictionary of columns) is needed, not "
             f"{type(data).__name__}; for other tables pass data.to_pandas()"
         )

@@ -41,6 +41,12 @@ def _status(fit: Fit) -> str:
     sentence = fit.status.sentence
     if fit.status is not Status.SEPARATION:
         return sentence
+    y = fit.frame.y
+    if np.all(y == 0) or np.all(y == (1.0 if fit.frame.trials is None else fit.frame.trials)):
+        return (
+            "Separation: the response is the same in every row, so the likelihood has no maximum "
+            "and nothing can be estimated. Check how the response is coded."
+        )
     named = ", ".join(np.array(fit.frame.X_names)[np.asarray(fit.estimate.separated)])
     return f"{sentence} Coefficients without a finite estimate: {named}."
 

@@ -136,5 +136,6 @@ def _effort(fit: Fit) -> str:
     largest = np.max(scaled, initial=0.0)
     return (
         f"Gradient evaluations: {int(found.evaluations)}, Hessians: {int(found.hessians)}; "
-        f"largest |gradient| x standard error: {largest:.2g}"
+        f"largest |gradient| x standard error: {largest:.2g}; "
+        f"smallest eigenvalue of the scaled Hessian: {float(found.smallest_eigenvalue):.3g}"
     )

@@ -12,6 +12,8 @@ from glmm_jax.model import Model, Params, lambdas, thetas
 # is even in them, so it changes by the fourth power of this, far below its rounding error.
 ZERO = 3e-4
 
+LITTLE = 1e-4  # information that counts as none
+
 
 def canonical(theta: jax.Array, model: Model, scale: jax.Array) -> jax.Array:
     """The theta with the same Lambda Lambda', diagonal >= 0 and exact zeros where singular.
@@ -43,9 +45,9 @@ def separated(params: Params, model: Model, information: jax.Array) -> jax.Array
 
     The likelihood has no maximum if it rises along some direction X v for ever, while each row that
     X v moves comes ever nearer to the end of its range (complete or quasi-complete separation;
-    Albert and Anderson 1984). The candidate is the flattest direction of the information about
-    beta; it counts if none of the rows it moves holds information any more, measured by what a row
-    at the mean response holds.
+    Albert and Anderson 1984). The candidates are the eigenvectors of the information about beta;
+    one counts if hardly any information is left along it, and none of the rows it moves holds any,
+    measured by what a row at the mean response holds.
 
     Parameters: information (n,), of each row about its eta, at the estimate.
     """
@@ -57,14 +59,14 @@ def separated(params: Params, model: Model, information: jax.Array) -> jax.Array
     X = model.X / size[None]
     gram = X.T @ (information[:, None] * X)
     sound = jnp.all(jnp.isfinite(gram))
-    v = jnp.linalg.eigh(jnp.where(sound, gram, jnp.eye(model.p, dtype=X.dtype)))[1][:, 0]
-    moved = X @ v
-    large = used & (jnp.abs(moved) > 1e-3 * jnp.max(jnp.where(used, jnp.abs(moved), 0.0)))
+    held, V = jnp.linalg.eigh(jnp.where(sound, gram, jnp.eye(model.p, dtype=X.dtype)))
+    moved = jnp.where(used[:, None], jnp.abs(X @ V), 0.0)
+    large = moved > 1e-3 * jnp.max(moved, axis=0)[None]
     family = model.family
     mean = jnp.sum(used * family.start_mean(model.y, model.size)) / jnp.sum(used)
-    fresh = family.fisher(
-        family.link.link(mean) * jnp.ones_like(model.y), params.dispersion, model.size
-    )
-    spent = information <= 1e-4 * model.weights * jnp.minimum(fresh, 1.0)
-    found = sound & jnp.any(large) & jnp.all(spent | ~large)
-    return found & (jnp.abs(v) > 1e-3)
+    eta = family.link.link(mean) * jnp.ones_like(model.y)
+    fresh = family.fisher(eta, params.dispersion, model.size)
+    spent = information <= LITTLE * model.weights * jnp.minimum(fresh, 1.0)
+    # Many rare events together hold information that none of their rows does.
+    endless = jnp.all(spent[:, None] | ~large, axis=0) & (held <= LITTLE)
+    return sound & jnp.any(endless[None] & (jnp.abs(V) > 1e-3), axis=1)

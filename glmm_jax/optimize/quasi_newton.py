@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 
 # Decrements are in units of the deviance: half of g' B g is what a step can still gain.
-SEARCH_TOLERANCE = 1e-8
+SEARCH_TOLERANCE = 1e-9
 FINAL_TOLERANCE = 1e-10
-# A point this near to where the Hessian was computed (squared distance in its metric) keeps it.
-NEAR = 1e-5
+EXACT = 1e-16  # nothing is left to polish
+# A point this near to where the Hessian was computed (squared distance in its metric) keeps it:
+# about 1e-4 standard errors, over which it changes by some 1e-6 of itself.
+NEAR = 1e-8
 NEGATIVE = -1e-4  # an eigenvalue below this, in the natural scale of the parameters, is negative
 SMALLEST_CURVATURE = 1e-3  # steps along flatter directions are as if the curvature were this
 SMALLEST_FRACTION = 1e-9
@@ -43,7 +45,7 @@ Objective = Callable[[jax.Array, Any], tuple[tuple[jax.Array, Any], jax.Array]]
     jax.tree_util.register_dataclass,
     data_fields=[
         "x", "aux", "value", "gradient", "hessian", "decrement", "smallest", "evaluations",
-        "hessians", "stalled", "certified",
+        "hessians", "gave_up", "certified",
     ],
     meta_fields=[],
 )  # fmt: skip
@@ -53,7 +55,7 @@ class Minimum:
 
     x, gradient (P,), hessian (P, P); aux, what the objective returned beside its value; decrement,
     half of g' H^-1 g; smallest, the smallest eigenvalue of the Hessian; evaluations of the gradient
-    and of the Hessian; stalled, whether the last search ended without a step that descends;
+    and of the Hessian; gave_up, whether no step descends any more (else a limit was reached);
     certified, whether the end is a minimum by gradient and Hessian.
     """
 
@@ -66,7 +68,7 @@ class Minimum:
     smallest: jax.Array
     evaluations: jax.Array
     hessians: jax.Array
-    stalled: jax.Array
+    gave_up: jax.Array
     certified: jax.Array
 
 
@@ -105,7 +107,7 @@ def minimise(
     x: jax.Array,
     aux: Any,
     metric: jax.Array,
-    max_steps: int,
+    max_steps: int | jax.Array,
     newton: bool = False,
 ) -> Minimum:
     """Minimise from x.
@@ -199,7 +201,9 @@ def minimise(
         decrement = 0.5 * s.gradient @ (B @ s.gradient)
         minimum = smallest >= NEGATIVE
         small = decrement <= jnp.maximum(FINAL_TOLERANCE, slack * jnp.abs(s.value))
-        certified = ~moved & sound & minimum & small
+        # One Newton step with the exact Hessian ends a search at rounding, not at a tolerance.
+        polished = (r.hessians > 0) | (decrement <= EXACT)
+        certified = ~moved & sound & minimum & small & polished
         # Along negative curvature the gradient may vanish: a unit step, downhill if either way is.
         v = vectors[:, 0] * jnp.where(vectors[:, 0] @ s.gradient > 0, -1.0, 1.0)
         escape = sound & ~minimum & (decrement <= 1e-3 * jnp.maximum(1.0, jnp.abs(smallest)))
@@ -230,8 +234,7 @@ def minimise(
         )
 
     def go_on(r: _Round) -> jax.Array:
-        rounds = max_steps if newton else ROUNDS
-        allowed = (r.rounds < rounds) & (r.search.evaluations < max_steps)
+        allowed = (newton | (r.rounds < ROUNDS)) & (r.search.evaluations < max_steps)
         return ~r.certified & ~r.gave_up & allowed
 
     one, zero = jnp.ones((), x.dtype), jnp.zeros((), x.dtype)
@@ -275,6 +278,6 @@ def minimise(
         smallest=r.smallest,
         evaluations=s.evaluations,
         hessians=r.hessians,
-        stalled=s.stalled,
+        gave_up=r.gave_up,
         certified=r.certified,
     )
