@@ -57,7 +57,7 @@ def test_a_regular_factor_changes_its_signs_alone(k: int) -> None:
 @pytest.mark.parametrize("k", range(1, 6))
 def test_a_canonical_factor_keeps_every_bit(k: int) -> None:
     rng = np.random.default_rng(k)
-    for scale in (1.0, 1e-6, 1e12):
+    for scale in (1.0, 1e-6, 1e12, 1e-170, 1e170):  # the last two have no square
         Lambda = scale * np.tril(rng.normal(size=(k, k)))
         Lambda[np.arange(k), np.arange(k)] = scale * rng.uniform(0.1, 1.0, size=k)
         np.testing.assert_array_equal(choose(Lambda, NONE * scale), Lambda)

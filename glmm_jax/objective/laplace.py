@@ -91,7 +91,7 @@ def check(params: Params, model: Model) -> None:
     family = model.family
     if family.has_dispersion and params.dispersion is None:
         raise ValueError(f"params.dispersion=None; the {family.name} family needs log(phi)")
-    if family.has_dispersion and jnp.shape(params.dispersion) != ():
+    if params.dispersion is not None and jnp.shape(params.dispersion) != ():
         got = jnp.shape(params.dispersion)
         raise ValueError(f"params.dispersion has shape {got}; give one number, log(phi)")
     if not family.has_dispersion and params.dispersion is not None:
