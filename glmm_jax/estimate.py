@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax import implicit, pirls
-from glmm_jax.model import Model, Params, flatten, unflatten
+from glmm_jax.model import Model, Params, check, flatten, unflatten
 from glmm_jax.objective import laplace as objective_laplace
 from glmm_jax.optimize import boundary
 from glmm_jax.optimize import start as starting
@@ -156,12 +156,12 @@ def checked(
     model: Model, nagq: int, start: Params | None, optimizer: Any, max_steps: int
 ) -> dict[str, Any]:
     """Static arguments of `program`; a ValueError for what `estimate` does not accept."""
-    if isinstance(nagq, bool) or nagq not in (0, 1):
+    if isinstance(nagq, bool) or not isinstance(nagq, int) or nagq not in (0, 1):
         raise ValueError(f"nagq={nagq!r}; use 1 (Laplace) or 0 (joint mode of u and beta)")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"max_steps={max_steps!r}; use a positive integer")
     if start is not None:
-        objective_laplace.check(start, model)
+        check(start, model)
     return {"nagq": nagq, "method": FirstOrder.of(optimizer), "max_steps": max_steps}
 
 

@@ -98,9 +98,9 @@ def fit_frame(
     """Fit a frame: what `glmer` does after the formula; arguments as there."""
     with engine():
         model, placement = place(frame, family, curvature, padded=True)
+        settings = checked(model, nagq, start, optimizer, max_steps)
         if start is not None:
             start = jax.tree.map(lambda a: jnp.asarray(a, float), start)
-        settings = checked(model, nagq, start, optimizer, max_steps)
         found = run(program, model, start, **settings)
         found = jax.tree.map(np.asarray, found)
     return Fit(frame, family, model, placement, found, curvature)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from glmm_jax.families.base import Family
 from glmm_jax.structure import Structure
 
 CURVATURES = ("expected", "observed")
+REPLACEABLE = ("y", "X", "Z", "offset", "weights", "size", "structure", "curvature")
 
 
 @partial(
@@ -99,15 +100,17 @@ class Model:
         return self.structure.q
 
     def replace(self, **changes: Any) -> Model:
-        """A new Model with other numbers: y=, X=, Z=, offset=, weights=, size=, curvature=.
+        """A new Model with other numbers: any of `REPLACEABLE`, in the shapes that it has now.
 
         Raises:
             ValueError: unknown field, or an array whose shape is not that of the one it replaces.
         """
-        known = [field.name for field in fields(self)]
         for name, value in changes.items():
-            if name not in known:
-                raise ValueError(f"{name}= is no field of Model; use one of {', '.join(known)}")
+            if name not in REPLACEABLE:
+                raise ValueError(
+                    f"{name}= cannot be replaced; use one of {', '.join(REPLACEABLE)}, or build "
+                    "another model"
+                )
             old = getattr(self, name)
             if name in ("y", "X", "offset", "weights", "size"):
                 _check_array(name, value, old)
@@ -134,6 +137,28 @@ def _check_array(name: str, value: Any, old: jax.Array | None) -> None:
         raise ValueError(f"{name}= is {got}; give an array of floats, shape {old.shape}")
     if value.shape != old.shape:
         raise ValueError(f"{name}= has shape {value.shape}; this model needs {old.shape}")
+
+
+def check(params: Params, model: Model) -> None:
+    """Raise a ValueError if the parameters do not fit the model."""
+    if not isinstance(params, Params):
+        raise ValueError(f"params (or start) is a {type(params).__name__}; give a glmm_jax.Params")
+    for name, value in (("beta", params.beta), ("theta", params.theta)):
+        if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
+            got = getattr(value, "dtype", type(value).__name__)
+            raise ValueError(f"params.{name} is {got}; give an array of floats")
+    for name, wanted in (("beta", (model.p,)), ("theta", (model.m,))):
+        got = jnp.shape(getattr(params, name))
+        if got != wanted:
+            raise ValueError(f"params.{name} has shape {got}; this model needs {wanted}")
+    family = model.family
+    if family.has_dispersion and params.dispersion is None:
+        raise ValueError(f"params.dispersion=None; the {family.name} family needs log(phi)")
+    if params.dispersion is not None and jnp.shape(params.dispersion) != ():
+        got = jnp.shape(params.dispersion)
+        raise ValueError(f"params.dispersion has shape {got}; give one number, log(phi)")
+    if not family.has_dispersion and params.dispersion is not None:
+        raise ValueError(f"params.dispersion is given; the {family.name} family has none: use None")
 
 
 def lambdas(theta: jax.Array, model: Model) -> tuple[jax.Array, ...]:

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 
 from glmm_jax import implicit
 from glmm_jax.linalg import base, dense
-from glmm_jax.model import Model, Params, lambdas
+from glmm_jax.model import Model, Params, check, lambdas
 
-MAX_TRIPS = 100
+MAX_TRIPS = 500
 SMALLEST_STEP = 1e-10
 
 
@@ -212,8 +212,15 @@ def conditional_mode(
     -------
     (q,) array: factor after factor in the order of `model.structure`, level after level, the
     columns of one level side by side; b = Lambda u. NaN where the loop did not converge.
+
+    Raises
+    ------
+    ValueError : parameters or a guess that do not fit the model.
     """
+    check(params, model)
     start = jnp.zeros(model.q, model.y.dtype) if guess is None else guess
+    if jnp.shape(start) != (model.q,):
+        raise ValueError(f"guess has shape {jnp.shape(start)}; this model needs {(model.q,)}")
     find = _given if solved else _find
     return implicit.root(find, _residual, _solve, (params, model), start)
 

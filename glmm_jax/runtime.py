@@ -93,6 +93,7 @@ def run(function: Any, *arrays: Any, **static: Any) -> Any:
         small = max(leaf.size for leaf in leaves) <= QUICK_SIZE
         options = _quick_options() if small else None
         _programs[key] = function.lower(*arrays, **static).compile(compiler_options=options)
+        function.clear_cache()  # or JAX would keep what is dropped below
         if len(_programs) > MOST_PROGRAMS:
             _programs.popitem(last=False)
     return _programs[key](*arrays)

@@ -9,10 +9,10 @@ The random effects of one grouping factor with L levels and k columns (of all it
 
 A factor can be eliminated (its Schur complement formed) at no more than its own size when its
 diagonal part is block-diagonal at that moment. That is so for the first factor always, and for a
-later one if each level of every factor eliminated before meets one level of it only (nesting,
-after fill). Factors are taken largest first as long as that holds; the couplings that remain form
-one dense matrix. Everything here is integers, worked
-out in NumPy; the arrays become leaves of a pytree.
+later one if each level of every factor eliminated before meets one level of it only (nesting).
+Eliminating then couples no levels that do not share an observation already. Factors are taken
+largest first as long as that holds; the couplings that remain form one dense matrix. Everything
+here is integers, worked out in NumPy; the arrays become leaves of a pytree.
 """
 
 from __future__ import annotations
@@ -112,17 +112,8 @@ def elimination_order(
         if chosen is None:
             break
         remaining.remove(chosen)
-        neighbours = {g: met[chosen, g] for g in remaining}
-        # Levels of g and h that meet the same level of the factor just eliminated become coupled.
-        for g in remaining:
-            for h in remaining:
-                if g != h and _is_function(neighbours[g], levels[g]):
-                    added = _joined(neighbours[g], neighbours[h], levels[g], levels[h])
-                    met[g, h] = np.union1d(met[g, h], added)
-                    left, right = np.divmod(added, levels[h])
-                    met[h, g] = np.union1d(met[h, g], right * levels[g] + left)
         order.append(chosen)
-        reached.append(neighbours)
+        reached.append({g: met[chosen, g] for g in remaining})
     return (*order, *remaining), len(order)
 
 
@@ -150,11 +141,6 @@ def build(
         for g in range(f + 1, factors):
             code = index[f].astype(np.int64) * levels[g] + index[g]
             keys[f, g] = np.unique(code)
-    for f in range(eliminated):
-        for g in range(f + 1, eliminated):
-            for h in range(g + 1, factors):
-                joined = _joined(keys[f, g], keys[f, h], levels[g], levels[h])
-                keys[g, h] = np.union1d(keys[g, h], joined)
     edge_left, edge_right, edge_of_row = {}, {}, {}
     for (f, g), key in keys.items():
         code = index[f].astype(np.int64) * levels[g] + index[g]
@@ -236,12 +222,6 @@ def _pair_count(key_g: np.ndarray, key_h: np.ndarray, levels_g: int, levels_h: i
     left_g, left_h = key_g // levels_g, key_h // levels_h
     count = np.searchsorted(left_h, left_g, side="right") - np.searchsorted(left_h, left_g)
     return int(count.sum())
-
-
-def _joined(key_g: np.ndarray, key_h: np.ndarray, levels_g: int, levels_h: int) -> np.ndarray:
-    """Keys of the pairs of levels of g and h that meet a common level on the left."""
-    first, second = _matched(key_g, key_h, levels_g, levels_h)
-    return np.unique((key_g % levels_g)[first] * levels_h + key_h[second] % levels_h)
 
 
 def _padded(values: np.ndarray, pad: Callable[[int], int], fill_value: int) -> np.ndarray:

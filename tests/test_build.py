@@ -398,7 +398,7 @@ def test_replace() -> None:
         ({"Z": np.ones((N, 1))}, r"Z= must be a tuple of 1 arrays"),
         ({"size": np.ones(N)}, r"size= is given, but this model has none; build it with one"),
         ({"curvature": "fisher"}, r"curvature='fisher'; use 'expected'"),
-        ({"theta": 1.0}, r"theta= is no field of Model; use one of y, X"),
+        ({"theta": 1.0}, r"theta= cannot be replaced; use one of y, X"),
         ({"family": "poisson"}, r"family="),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from glmm_jax import pirls
 from glmm_jax.linalg import base
-from glmm_jax.model import Model, Params
+from glmm_jax.model import Model, Params, check
 
 
 def deviance_at_mode(params: Params, model: Model, u: jax.Array) -> jax.Array:
@@ -74,25 +74,3 @@ def deviance(params: Params, model: Model, nagq: int = 1) -> jax.Array:
         guess = jnp.zeros(model.q, model.y.dtype), params.beta
         return laplace_joint(params, model, guess)[0]
     raise ValueError(f"nagq={nagq!r}; use 1 (Laplace) or 0 (joint mode of u and beta)")
-
-
-def check(params: Params, model: Model) -> None:
-    """Raise a ValueError if the parameters do not fit the model."""
-    if not isinstance(params, Params):
-        raise ValueError(f"params (or start) is a {type(params).__name__}; give a glmm_jax.Params")
-    for name, value in (("beta", params.beta), ("theta", params.theta)):
-        if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
-            got = getattr(value, "dtype", type(value).__name__)
-            raise ValueError(f"params.{name} is {got}; give an array of floats")
-    for name, wanted in (("beta", (model.p,)), ("theta", (model.m,))):
-        got = jnp.shape(getattr(params, name))
-        if got != wanted:
-            raise ValueError(f"params.{name} has shape {got}; this model needs {wanted}")
-    family = model.family
-    if family.has_dispersion and params.dispersion is None:
-        raise ValueError(f"params.dispersion=None; the {family.name} family needs log(phi)")
-    if params.dispersion is not None and jnp.shape(params.dispersion) != ():
-        got = jnp.shape(params.dispersion)
-        raise ValueError(f"params.dispersion has shape {got}; give one number, log(phi)")
-    if not family.has_dispersion and params.dispersion is not None:
-        raise ValueError(f"params.dispersion is given; the {family.name} family has none: use None")
