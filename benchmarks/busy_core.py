@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cases import Case, cases, prepare
+from cases import Case, named, prepare
 from machine import RESULTS, header, write
 from peers import OURS, Interpreters, Worker, pause, start
 from report import busy_core as table
@@ -88,17 +88,13 @@ def measure(case: Case, options: argparse.Namespace) -> tuple[dict[str, Any], di
 
 def main() -> None:
     options = arguments()
-    known = cases()
-    chosen = options.cases.split(",")
-    unknown = set(chosen) - set(known)
-    if unknown:
-        raise SystemExit(f"--cases {', '.join(sorted(unknown))}: use {', '.join(known)}")
+    chosen = named(options.cases)
     for name in ("repeats", "fits", "busy"):
         if getattr(options, name) < 1:
             raise SystemExit(f"--{name} {getattr(options, name)}: use at least 1")
     results: dict[str, Any] = {**header("busy_core", options), "cases": []}
-    for name in chosen:
-        found, results["versions"][OURS] = measure(known[name], options)
+    for case in chosen:
+        found, results["versions"][OURS] = measure(case, options)
         results["cases"].append(found)
         write(results, options.output)
     print(table(results))

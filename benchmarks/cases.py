@@ -140,3 +140,13 @@ def prepare(case: Case, folder: Path) -> tuple[Path, int]:
     frame.to_csv(path, index=False)
     path.with_suffix(".levels").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path, len(frame)
+
+
+def named(names: str) -> list[Case]:
+    """The cases of a `--cases` option, names separated by commas; exits on an unknown one."""
+    known = cases()
+    chosen = names.split(",")
+    unknown = set(chosen) - set(known)
+    if unknown:
+        raise SystemExit(f"--cases {', '.join(sorted(unknown))}: use {', '.join(known)}")
+    return [known[name] for name in chosen]

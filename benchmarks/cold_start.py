@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cases import Case, cases, prepare
+from cases import Case, named, prepare
 from machine import RESULTS, header, median, write
 from peers import environment, peer_environment
 from report import cold_start as table
@@ -143,11 +143,7 @@ def summarised(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments()
-    known = cases()
-    chosen = options.cases.split(",")
-    unknown = set(chosen) - set(known)
-    if unknown:
-        raise SystemExit(f"--cases {', '.join(sorted(unknown))}: use {', '.join(known)}")
+    chosen = named(options.cases)
     if options.repeats < 1:
         raise SystemExit(f"--repeats {options.repeats}: use at least 1")
     python = [sys.executable, "-c", PYTHON]
@@ -158,8 +154,8 @@ def main() -> None:
     else:
         commands[LME4] = [rscript, "-e", R]
     results: dict[str, Any] = {**header("cold_start", options), "cases": []}
-    for name in chosen:
-        found = measure(known[name], commands, options.repeats)
+    for case in chosen:
+        found = measure(case, commands, options.repeats)
         for kind, entry in found["entries"].items():
             results["versions"][kind] = entry.pop("versions")
         results["cases"].append(found)
