@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pandas as pd
 
 from glmm_jax import families
-from glmm_jax.build import place
-from glmm_jax.estimate import MAX_STEPS, checked, program
+from glmm_jax.estimate import MAX_STEPS
 from glmm_jax.families.base import Family
-from glmm_jax.formula.frame import Frame, build_frame
+from glmm_jax.fitting import Call, fit_frame
+from glmm_jax.formula.frame import build_frame
+from glmm_jax.formula.rows import as_data_frame
 from glmm_jax.model import Params
 from glmm_jax.results import Fit
-from glmm_jax.runtime import engine, run
 
 
 def glmer(
@@ -74,33 +71,15 @@ def glmer(
     frame = build_frame(
         formula, data, weights=weights, offset=offset, trials=trials, na_action=na_action
     )
-    return fit_frame(
-        frame,
-        chosen,
-        nagq=nagq,
-        start=start,
-        curvature=curvature,
-        optimizer=optimizer,
-        max_steps=max_steps,
+    call = Call(
+        as_data_frame(data).copy(deep=False),
+        weights,
+        offset,
+        trials,
+        na_action,
+        nagq,
+        curvature,
+        optimizer,
+        max_steps,
     )
-
-
-def fit_frame(
-    frame: Frame,
-    family: Family,
-    *,
-    nagq: int = 1,
-    start: Params | None = None,
-    curvature: str = "expected",
-    optimizer: Any = "quasi-newton",
-    max_steps: int = MAX_STEPS,
-) -> Fit:
-    """Fit a frame: what `glmer` does after the formula; arguments as there."""
-    with engine():
-        model, placement = place(frame, family, curvature, padded=True)
-        settings = checked(model, nagq, start, optimizer, max_steps)
-        if start is not None:
-            start = jax.tree.map(lambda a: jnp.asarray(a, float), start)
-        found = run(program, model, start, **settings)
-        found = jax.tree.map(np.asarray, found)
-    return Fit(frame, family, model, placement, found, curvature)
+    return Fit(frame, chosen, *fit_frame(frame, chosen, call, start), call)

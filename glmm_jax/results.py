@@ -15,8 +15,30 @@ import scipy.special
 from glmm_jax.build import Placement
 from glmm_jax.estimate import Estimate
 from glmm_jax.families.base import Family
+from glmm_jax.fitting import Call
 from glmm_jax.formula.frame import Frame
-from glmm_jax.inference import confint, ranef, residuals, summary, varcorr
+from glmm_jax.inference import (
+    bootstrap,
+    check,
+    coef,
+    confint,
+    design_checks,
+    drop1,
+    explained,
+    hypotheses,
+    predict,
+    profile,
+    ranef,
+    refit,
+    residuals,
+    simulate,
+    storage,
+    summary,
+    tidy,
+    update,
+    varcorr,
+    variability,
+)
 from glmm_jax.model import Model
 from glmm_jax.runtime import engine
 from glmm_jax.status import Status
@@ -28,7 +50,9 @@ class Fit:
 
     frame : names and arrays of the data used. family : with its link. model : the (padded) pytree
     that was fitted. placement : where the frame's terms lie in it. estimate : what the engine found
-    (NumPy arrays). curvature : "expected" or "observed".
+    (NumPy arrays). call : the other arguments of `glmer`.
+
+    The verbs are the functions of `glmm_jax.inference`, one a file, with the fit as first argument.
     """
 
     frame: Frame
@@ -36,7 +60,7 @@ class Fit:
     model: Model
     placement: Placement
     estimate: Estimate
-    curvature: str
+    call: Call
 
     def __getstate__(self) -> dict[str, Any]:
         # JAX would unpickle its arrays in whatever precision is on at that moment.
@@ -118,10 +142,6 @@ class Fit:
         tails = 2 * scipy.special.ndtr(-np.abs(self.zvalues.to_numpy()))
         return pd.Series(tails, self._names, name="pvalues")
 
-    def conf_int(self, level: float = 0.95, method: str = "wald") -> pd.DataFrame:
-        """Confidence intervals of the fixed-effects coefficients; see `inference.confint`."""
-        return confint.conf_int(self, level, method)
-
     # --- fit statistics ----------------------------------------------------------------------
 
     @property
@@ -160,6 +180,11 @@ class Fit:
         return self.deviance + np.log(self.nobs) * self.df
 
     # --- certificate -------------------------------------------------------------------------
+
+    @property
+    def curvature(self) -> str:
+        """Weights inside the Laplace determinant: "expected" or "observed" information."""
+        return self.model.curvature
 
     @property
     def nagq(self) -> int:
@@ -206,15 +231,7 @@ class Fit:
         """What an analyst should know before using the fit, each a sentence; empty if nothing."""
         return summary.warnings(self)
 
-    # --- random effects, fitted values --------------------------------------------------------
-
-    def varcorr(self) -> pd.DataFrame:
-        """Variances, standard deviations and correlations; see `inference.varcorr`."""
-        return varcorr.varcorr(self)
-
-    def ranef(self) -> dict[str, pd.DataFrame]:
-        """Conditional modes of the random effects; see `inference.ranef`."""
-        return ranef.ranef(self)
+    # --- fitted values --------------------------------------------------------------------------
 
     @property
     def linear_predictor(self) -> pd.Series:
@@ -226,15 +243,42 @@ class Fit:
         """Conditional means of the rows used; probabilities for a binomial response."""
         return pd.Series(residuals.fitted(self), self.frame.index)
 
-    def resid(self, kind: str = "pearson") -> pd.Series:
-        """Residuals of the rows used: "response", "pearson" or "deviance"."""
-        return pd.Series(residuals.residuals(self, kind), self.frame.index, name=kind)
+    # --- verbs: functions of `inference`, whose first argument is the fit -----------------------
+
+    ranef = ranef.ranef
+    coef = coef.coef
+    varcorr = varcorr.varcorr
+    conf_int = confint.conf_int
+    profile = profile.profile
+    bootstrap = bootstrap.bootstrap
+    test = hypotheses.test
+    test_terms = hypotheses.test_terms
+    drop1 = drop1.drop1
+    predict = predict.predict
+    simulate = simulate.simulate
+    refit = refit.refit
+    update = update.update
+    resid = residuals.resid
+    overdispersion = variability.overdispersion
+    zero_inflation = variability.zero_inflation
+    r_squared = explained.r_squared
+    icc = explained.icc
+    vif = design_checks.vif
+    leverage = design_checks.leverage
+    check = check.check
+    glance = tidy.glance
+    augment = tidy.augment
+    to_frame = tidy.tidy
+    tidy = tidy.tidy
+    save = storage.save
+    summary = summary.summarise
+
+    @classmethod
+    def load(cls, path: Any) -> Fit:
+        """The fit that `save` wrote to a file; see `inference.storage`."""
+        return cls(**storage.read(path))
 
     # --- printing ------------------------------------------------------------------------------
-
-    def summary(self, correlation: bool = False) -> summary.Summary:
-        """Summary in lme4's layout; with `correlation`, that of the fixed effects too."""
-        return summary.summarise(self, correlation)
 
     def __repr__(self) -> str:
         return str(self.summary())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 from glmm_jax.families.base import Family
 from glmm_jax.inference.ranef import modes
@@ -31,6 +32,11 @@ def linear_predictor(fit: Fit) -> np.ndarray:
 def fitted(fit: Fit) -> np.ndarray:
     """Conditional means mu, (n,); probabilities where the response counts successes."""
     return _rows(fit).mean
+
+
+def resid(fit: Fit, kind: str = "pearson") -> pd.Series:
+    """Residuals of the rows used; see `residuals`."""
+    return pd.Series(residuals(fit, kind), fit.frame.index, name=kind)
 
 
 def residuals(fit: Fit, kind: str) -> np.ndarray:
