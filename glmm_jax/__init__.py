@@ -8,7 +8,7 @@ from glmm_jax.estimate import Estimate, estimate
 from glmm_jax.glmer import glmer
 from glmm_jax.inference.anova import anova
 from glmm_jax.model import Model, Params
-from glmm_jax.objective.laplace import deviance
+from glmm_jax.objective.marginal import deviance
 from glmm_jax.pirls import conditional_mode
 from glmm_jax.results import Fit
 from glmm_jax.status import Status

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from glmm_jax import implicit, pirls
 from glmm_jax.model import Model, Params, check, flatten, unflatten
-from glmm_jax.objective import laplace as objective_laplace
+from glmm_jax.objective import marginal as objective
 from glmm_jax.optimize import boundary
 from glmm_jax.optimize import start as starting
 from glmm_jax.optimize.first_order import FirstOrder, descend
@@ -32,7 +32,7 @@ LARGEST_BATCH = 2_000_000
         "params", "u", "deviance", "gradient", "hessian", "status", "decrement",
         "smallest_eigenvalue", "singular", "separated", "evaluations", "hessians",
     ],
-    meta_fields=["nagq"],
+    meta_fields=["nagq", "reml"],
 )  # fmt: skip
 @dataclass(frozen=True)
 class Estimate:
@@ -40,7 +40,8 @@ class Estimate:
 
     params : estimates. u (q,) : conditional mode there. deviance () : -2 log-likelihood.
     gradient (P,), hessian (P, P) : of the deviance in (beta, theta, log phi), see `model.flatten`;
-        at nagq = 0 the beta part of the Hessian is twice RX'RX given theta and the cross part zero.
+        at nagq = 0 and with reml the beta part of the Hessian is twice RX'RX given theta and the
+        cross part zero.
     status () : a `Status` code. decrement () : half of g' H^-1 g in scaled coordinates, what the
     deviance could still lose. smallest_eigenvalue () : of the Hessian in scaled coordinates.
     singular (m,) : diagonal elements of Lambda that are exactly zero. separated (p,) : coefficients
@@ -60,6 +61,7 @@ class Estimate:
     evaluations: jax.Array
     hessians: jax.Array
     nagq: int = 1
+    reml: bool = False
 
 
 def estimate(
@@ -68,36 +70,41 @@ def estimate(
     start: Params | None = None,
     optimizer: Any = "quasi-newton",
     max_steps: int = MAX_STEPS,
+    reml: bool = False,
 ) -> Estimate:
     """Maximum-likelihood estimate of a model.
 
     Parameters
     ----------
     model : from `build_model`.
-    nagq : 1, Laplace approximation; 0, theta by Laplace with beta at the joint penalised mode.
+    nagq : 1, Laplace approximation; k > 1, adaptive Gauss-Hermite quadrature with k nodes in each
+        dimension (one grouping factor, or nested ones); 0, theta by Laplace with beta at the joint
+        penalised mode.
     start : parameters to start from; default: generalized linear model, then penalised
         quasi-likelihood.
     optimizer : "quasi-newton" (default), "newton" (exact Hessian at every step), "lbfgs", or an
         optax gradient transformation; every one is followed by the same certificate.
     max_steps : limit on the evaluations of the gradient (a line search inside an optax
         transformation is not counted).
+    reml : restricted likelihood, beta integrated out (see `deviance`); the estimate of beta is then
+        its mode given the other parameters.
 
     Returns
     -------
-    Estimate, never an exception for numerical reasons: look at its `status`. At nagq = 1 its
+    Estimate, never an exception for numerical reasons: look at its `status`. At nagq >= 1 its
     params, u and deviance are differentiable, forward and reverse, in every float array of the
     model, by the implicit function theorem at the optimum (not through the search); where the
     status is not `CONVERGED` or a variance is zero, such a derivative is that of the stationary
-    point. At nagq = 0 there is no derivative, and asking for one is a ValueError.
+    point. At nagq = 0 and with reml there is no derivative, and asking for one is a ValueError.
 
     Raises
     ------
     ValueError : nagq, optimizer, max_steps or the shapes of `start` are not as above.
     """
-    settings = checked(model, nagq, start, optimizer, max_steps)
+    settings = checked(model, nagq, start, optimizer, max_steps, reml)
     still = jax.lax.stop_gradient((model, start))
     found = jax.lax.stop_gradient(program(*still, **settings))
-    if nagq == 0:
+    if objective.is_joint(nagq, reml):
         return replace(found, deviance=_no_derivative(found.deviance, model))
     return _differentiable(found, model)
 
@@ -110,7 +117,9 @@ def _no_derivative(value: jax.Array, model: Model) -> jax.Array:
 
 @_no_derivative.defjvp
 def _no_derivative_jvp(primals, tangents):
-    raise ValueError("estimate(nagq=0) has no derivative in its model; use nagq=1")
+    raise ValueError(
+        "estimate(nagq=0) and reml=True have no derivative in the model; use nagq >= 1"
+    )
 
 
 def _differentiable(found: Estimate, model: Model) -> Estimate:
@@ -119,10 +128,22 @@ def _differentiable(found: Estimate, model: Model) -> Estimate:
     At the optimum the gradient of the deviance is zero, which defines the parameters; u follows as
     the conditional mode there, and the deviance as its value. The rest carries no derivative.
     """
-    flat = implicit.root(_given, _outer_residual, _outer_solve, model, flatten(found.params))
+    nagq = found.nagq
+
+    def residual(flat: jax.Array, model: Model) -> jax.Array:
+        def value(x: jax.Array) -> jax.Array:
+            guess = jnp.zeros(model.q, x.dtype)
+            return objective.marginal(unflatten(x, model), model, guess, nagq)[0]
+
+        return jax.grad(value)(flat)
+
+    def solve(flat: jax.Array, model: Model, right: jax.Array) -> jax.Array:
+        return -jnp.linalg.solve(jax.jacfwd(residual)(flat, model), right)
+
+    flat = implicit.root(_given, residual, solve, model, flatten(found.params))
     params = unflatten(flat, model)
     u = pirls.conditional_mode(params, model, found.u, solved=True)
-    deviance = _known_deviance(found.deviance, params, model, u)
+    deviance = _known_deviance(nagq, found.deviance, params, model, u)
     return replace(found, params=params, u=u, deviance=deviance)
 
 
@@ -131,63 +152,68 @@ def _given(model: Model, guess: jax.Array) -> jax.Array:
     return guess
 
 
-def _outer_residual(flat: jax.Array, model: Model) -> jax.Array:
-    return jax.grad(lambda x: objective_laplace.laplace(unflatten(x, model), model)[0])(flat)
-
-
-def _outer_solve(flat: jax.Array, model: Model, right: jax.Array) -> jax.Array:
-    hessian = jax.jacfwd(_outer_residual)(flat, model)
-    return -jnp.linalg.solve(hessian, right)
-
-
-@jax.custom_jvp
-def _known_deviance(value: jax.Array, params: Params, model: Model, u: jax.Array) -> jax.Array:
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _known_deviance(
+    nagq: int, value: jax.Array, params: Params, model: Model, u: jax.Array
+) -> jax.Array:
     """The deviance whose value is known already: only its derivatives are computed."""
     return value
 
 
 @_known_deviance.defjvp
-def _known_deviance_jvp(primals, tangents):
-    change = jax.jvp(objective_laplace.deviance_at_mode, primals[1:], tangents[1:])[1]
-    return _known_deviance(*primals), change
+def _known_deviance_jvp(nagq, primals, tangents):
+    def at_mode(params: Params, model: Model, u: jax.Array) -> jax.Array:
+        return objective.at_mode(params, model, u, nagq)
+
+    change = jax.jvp(at_mode, primals[1:], tangents[1:])[1]
+    return _known_deviance(nagq, *primals), change
 
 
 def checked(
-    model: Model, nagq: int, start: Params | None, optimizer: Any, max_steps: int
+    model: Model,
+    nagq: int,
+    start: Params | None,
+    optimizer: Any,
+    max_steps: int,
+    reml: bool = False,
 ) -> dict[str, Any]:
     """Static arguments of `program`; a ValueError for what `estimate` does not accept."""
-    if isinstance(nagq, bool) or not isinstance(nagq, int) or nagq not in (0, 1):
-        raise ValueError(f"nagq={nagq!r}; use 1 (Laplace) or 0 (joint mode of u and beta)")
+    objective.check(model, nagq, reml)
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"max_steps={max_steps!r}; use a positive integer")
     if start is not None:
         check(start, model)
-    return {"nagq": nagq, "method": FirstOrder.of(optimizer), "max_steps": max_steps}
+    method = FirstOrder.of(optimizer)
+    return {"nagq": nagq, "method": method, "max_steps": max_steps, "reml": reml}
 
 
-@partial(jax.jit, static_argnames=("nagq", "method", "max_steps"))
+@partial(jax.jit, static_argnames=("nagq", "method", "max_steps", "reml"))
 def program(
-    model: Model, given: Params | None, *, nagq: int, method: FirstOrder, max_steps: int
+    model: Model,
+    given: Params | None,
+    *,
+    nagq: int,
+    method: FirstOrder,
+    max_steps: int,
+    reml: bool = False,
 ) -> Estimate:
     """What `estimate` compiles: start, search, certificate, as one program."""
     scale = starting.scales(model)
     begin = starting.start(model, scale, given)
     p, m = model.p, model.m
-    free = slice(p, None) if nagq == 0 else slice(None)  # nAGQ = 0: beta belongs to the mode
+    joint = objective.is_joint(nagq, reml)  # beta belongs to the mode
+    free = slice(p, None) if joint else slice(None)
     size = scale[free]
 
     def params_at(x: jax.Array, aux: Any) -> Params:
         flat = x * size
-        if nagq == 0:
+        if joint:
             flat = jnp.concatenate([aux[1], flat])
         return unflatten(flat, model)
 
     def value(x: jax.Array, aux: Any, solved: bool = False) -> tuple[jax.Array, Any]:
         guess = jax.lax.stop_gradient(aux)
-        params = params_at(x, guess)
-        if nagq == 0:
-            return objective_laplace.laplace_joint(params, model, guess, solved)
-        return objective_laplace.laplace(params, model, guess, solved)
+        return objective.marginal(params_at(x, guess), model, guess, nagq, reml, solved)
 
     def hessian(x: jax.Array, aux: Any) -> jax.Array:
         # The mode at x is known: the program needs no second copy of the loop that finds it.
@@ -202,7 +228,7 @@ def program(
         return 0.5 * (H + H.T)
 
     def canonical(x: jax.Array) -> jax.Array:
-        theta = slice(0, m) if nagq == 0 else slice(p, p + m)
+        theta = slice(0, m) if joint else slice(p, p + m)
         size_theta = size[theta]
         turned = boundary.canonical(x[theta] * size_theta, model, size_theta) / size_theta
         # Dividing back may lose a bit: an element that was not turned stays as it was.
@@ -211,7 +237,7 @@ def program(
 
     evaluate = jax.value_and_grad(value, has_aux=True)
     x = flatten(begin.params)[free] / size
-    aux = (begin.u, begin.params.beta) if nagq == 0 else begin.u
+    aux = (begin.u, begin.params.beta) if joint else begin.u
     metric = begin.metric[free, free] * jnp.outer(size, size)
     used = jnp.zeros((), int)
     if method.transformation is not None:
@@ -220,12 +246,12 @@ def program(
         evaluate, hessian, canonical, x, aux, metric, max_steps - used, method.name == "newton"
     )
     params = params_at(found.x, found.aux)
-    u = found.aux[0] if nagq == 0 else found.aux
+    u = found.aux[0] if joint else found.aux
     eta = pirls.linear_predictor(params, model, u)
     information = pirls.row_information(params, model, eta, "expected")
     separated = boundary.separated(params, model, information)
     gradient, H = found.gradient / size, found.hessian / jnp.outer(size, size)
-    if nagq == 0:
+    if joint:
         gradient = jnp.concatenate([jnp.zeros(p, gradient.dtype), gradient])
         factor = pirls.factorise(params, model, information)
         beta = 2.0 * pirls.border(params, model, factor, information).schur
@@ -244,6 +270,7 @@ def program(
         evaluations=found.evaluations + used,
         hessians=found.hessians,
         nagq=nagq,
+        reml=reml,
     )
 
 

@@ -27,7 +27,7 @@ import glmm_jax as gj
 from glmm_jax import structure
 from glmm_jax.linalg import base, block_diagonal, dense, segments, variances
 from glmm_jax.model import Model, flatten, unflatten
-from glmm_jax.objective.laplace import deviance
+from glmm_jax.objective.marginal import deviance
 from glmm_jax.structure import Structure
 
 # The remainder is accumulated by the cheaper of two ways: each structure is tried with both.

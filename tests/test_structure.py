@@ -16,7 +16,7 @@ from glmm_jax import structure
 from glmm_jax.build import bucket, place
 from glmm_jax.covariance import Full
 from glmm_jax.model import Model, flatten, lambdas, unflatten
-from glmm_jax.objective.laplace import deviance
+from glmm_jax.objective.marginal import deviance
 from glmm_jax.structure import Structure
 
 
