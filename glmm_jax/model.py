@@ -27,8 +27,9 @@ class Params:
     """Parameters of a GLMM.
 
     beta (p,): fixed-effects coefficients. theta (m,): covariance parameters in lme4's order, the
-    lower triangle of each term's Lambda by column, term after term. dispersion (): log(phi) of a
-    family that has one (Gaussian: log(sigma^2)), None for the others.
+    lower triangle of each term's Lambda by column, term after term. dispersion: the family's
+    parameters besides eta; () for one, log(phi) say (Gaussian: log(sigma^2)); (d,) for several, or
+    for the coefficients of models of them, parameter after parameter; None for families without.
     """
 
     beta: jax.Array
@@ -51,7 +52,7 @@ class Term:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["y", "X", "Z", "offset", "weights", "size", "structure"],
+    data_fields=["y", "X", "Z", "offset", "weights", "size", "structure", "dispersion_X"],
     meta_fields=["terms", "family", "curvature"],
 )
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Model:
     Leaves: y (n,) response (number of successes for a binomial family); X (n, p); Z, one (n, k)
     array per grouping factor, the columns of all its terms side by side; offset (n,); weights (n,),
     which multiply each row's log density; size (n,) or None: trials of a binomial row, precision
-    weight of a Gaussian row; structure: levels and couplings, integers.
+    weight of a Gaussian row; structure: levels and couplings, integers; dispersion_X: for each of
+    the family's `parameters` a model matrix (n, d) or None for a constant; () if all are constant.
     Static: terms, per grouping factor the tuple of its `Term`s; family; curvature ("expected" or
     "observed"), the weights inside log|L|^2 of the Laplace deviance.
 
@@ -78,6 +80,7 @@ class Model:
     terms: tuple[tuple[Term, ...], ...]
     family: Family
     curvature: str = "expected"
+    dispersion_X: tuple[jax.Array | None, ...] = ()
 
     @property
     def n(self) -> int:
@@ -93,6 +96,24 @@ class Model:
     def m(self) -> int:
         """Number of covariance parameters."""
         return sum(term.covariance.size for terms in self.terms for term in terms)
+
+    @property
+    def d(self) -> int:
+        """Number of coefficients of the family's parameters besides eta."""
+        return sum(self.dispersion_columns)
+
+    @property
+    def dispersion_columns(self) -> tuple[int, ...]:
+        """Number of coefficients of each of the family's parameters besides eta."""
+        matrices = self.dispersion_X or (None,) * len(self.family.parameters)
+        return tuple(1 if matrix is None else matrix.shape[1] for matrix in matrices)
+
+    @property
+    def dispersion_shape(self) -> tuple[int, ...] | None:
+        """Shape of `Params.dispersion`: () for one constant, (d,) for more, None without any."""
+        if not self.family.parameters:
+            return None
+        return () if self.d == 1 and not self.dispersion_X else (self.d,)
 
     @property
     def q(self) -> int:
@@ -152,13 +173,35 @@ def check(params: Params, model: Model) -> None:
         if got != wanted:
             raise ValueError(f"params.{name} has shape {got}; this model needs {wanted}")
     family = model.family
-    if family.has_dispersion and params.dispersion is None:
-        raise ValueError(f"params.dispersion=None; the {family.name} family needs log(phi)")
-    if params.dispersion is not None and jnp.shape(params.dispersion) != ():
+    names, wanted = ", ".join(family.parameters), model.dispersion_shape
+    if wanted is None:
+        if params.dispersion is not None:
+            raise ValueError(
+                f"params.dispersion is given; the {family.name} family has none: use None"
+            )
+    elif params.dispersion is None:
+        raise ValueError(f"params.dispersion=None; the {family.name} family needs {names}")
+    elif jnp.shape(params.dispersion) != wanted:
         got = jnp.shape(params.dispersion)
-        raise ValueError(f"params.dispersion has shape {got}; give one number, log(phi)")
-    if not family.has_dispersion and params.dispersion is not None:
-        raise ValueError(f"params.dispersion is given; the {family.name} family has none: use None")
+        raise ValueError(
+            f"params.dispersion has shape {got}; this model needs {wanted}, the coefficients of "
+            f"{names}"
+        )
+
+
+def row_dispersion(params: Params, model: Model) -> Any:
+    """What the family calls `dispersion`: None, one array or a tuple, each () or (n,)."""
+    shape = model.dispersion_shape
+    if shape is None or shape == ():
+        return params.dispersion
+    assert params.dispersion is not None
+    parts, start = [], 0
+    matrices = model.dispersion_X or (None,) * len(model.family.parameters)
+    for matrix, columns in zip(matrices, model.dispersion_columns, strict=True):
+        coefficients = params.dispersion[start : start + columns]
+        parts.append(coefficients[0] if matrix is None else matrix @ coefficients)
+        start += columns
+    return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def lambdas(theta: jax.Array, model: Model) -> tuple[jax.Array, ...]:
@@ -187,12 +230,13 @@ def flatten(params: Params) -> jax.Array:
     """Parameters as one vector: beta, theta, then log(phi) if there is one."""
     parts = [params.beta, params.theta]
     if params.dispersion is not None:
-        parts.append(jnp.reshape(params.dispersion, (1,)))
+        parts.append(jnp.ravel(params.dispersion))
     return jnp.concatenate(parts)
 
 
 def unflatten(flat: jax.Array, model: Model) -> Params:
     """The inverse of `flatten` for the parameters of a model."""
     p, m = model.p, model.m
-    dispersion = flat[p + m] if model.family.has_dispersion else None
+    shape = model.dispersion_shape
+    dispersion = None if shape is None else flat[p + m :].reshape(shape)
     return Params(flat[:p], flat[p : p + m], dispersion)

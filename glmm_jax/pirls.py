@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from glmm_jax import implicit
 from glmm_jax.linalg import base, dense
-from glmm_jax.model import Model, Params, check, lambdas
+from glmm_jax.model import Model, Params, check, lambdas, row_dispersion
 
 MAX_TRIPS = 500
 SMALLEST_STEP = 1e-10
@@ -38,23 +38,23 @@ def linear_predictor(params: Params, model: Model, u: jax.Array) -> jax.Array:
 
 def log_density(params: Params, model: Model, eta: jax.Array) -> jax.Array:
     """sum_i w_i log p(y_i | eta_i), ()."""
-    return jnp.sum(
-        model.weights * model.family.log_prob(model.y, eta, params.dispersion, model.size)
-    )
+    phi = row_dispersion(params, model)
+    return jnp.sum(model.weights * model.family.log_prob(model.y, eta, phi, model.size))
 
 
 def row_score(params: Params, model: Model, eta: jax.Array) -> jax.Array:
     """w_i dlogp_i/deta, (n,)."""
-    return model.weights * model.family.score(model.y, eta, params.dispersion, model.size)
+    phi = row_dispersion(params, model)
+    return model.weights * model.family.score(model.y, eta, phi, model.size)
 
 
 def row_information(params: Params, model: Model, eta: jax.Array, curvature: str) -> jax.Array:
     """w_i times the expected (Fisher) or observed information about eta of each row, (n,)."""
-    family = model.family
+    family, phi = model.family, row_dispersion(params, model)
     if curvature == "observed" and not family.is_canonical:
-        information = family.curvature(model.y, eta, params.dispersion, model.size)
+        information = family.curvature(model.y, eta, phi, model.size)
     else:
-        information = family.fisher(eta, params.dispersion, model.size)
+        information = family.positive_information(model.y, eta, phi, model.size)
     return model.weights * information
 
 

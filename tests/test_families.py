@@ -384,7 +384,7 @@ def test_gaussian_needs_a_dispersion():
         lambda: Gaussian().fisher(z),
         lambda: Gaussian().sample(jax.random.key(0), z),
     ):
-        with pytest.raises(ValueError, match=r"dispersion=None.*give log\(sigma\^2\)"):
+        with pytest.raises(ValueError, match=r"dispersion=None.*give log\(phi\)"):
             call()
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 from glmm_jax import links
 from glmm_jax.families.base import Family
 from glmm_jax.families.binomial import Bernoulli, Binomial
+from glmm_jax.families.gamma import Gamma
 from glmm_jax.families.gaussian import Gaussian
 from glmm_jax.families.poisson import Poisson
 from glmm_jax.links import Link
 
-__all__ = ["Bernoulli", "Binomial", "Family", "Gaussian", "Poisson", "get"]
+__all__ = ["Bernoulli", "Binomial", "Family", "Gamma", "Gaussian", "Poisson", "get"]
 
 _FAMILIES: dict[str, type[Family]] = {
     "bernoulli": Bernoulli,
     "binomial": Binomial,
     "poisson": Poisson,
+    "gamma": Gamma,
     "gaussian": Gaussian,
     "normal": Gaussian,
 }

@@ -4,13 +4,16 @@ A family is static metadata: hashable, equal to another of the same class and th
 methods are pure, elementwise functions of arrays; derivatives come from `log_prob` by automatic
 differentiation, so a new family states its density once.
 
-Shapes: y and eta are (n,); `dispersion` is log(phi), of shape () or one that broadcasts to (n,);
-`size` is (n,): the trials of a binomial row, the precision weight of a Gaussian row, None for ones.
-Case weights are no business of a family: the objective multiplies each row's log density by them.
+Shapes: y and eta are (n,), or broadcast with one another; `dispersion` holds the parameters besides
+eta, on scales without bounds: for one parameter an array, log(phi) say, of shape () or broadcasting
+with eta; for several a sequence of them in the order of `parameters`; else None. `size` is (n,):
+the trials of a binomial row, the precision weight of a Gaussian row, None for ones. Case weights
+are no business of a family: the objective multiplies each row's log density by them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +24,8 @@ from jax import Array
 from glmm_jax import links
 from glmm_jax.links import Link
 from glmm_jax.tails import elementwise_derivative
+
+Dispersion = Array | Sequence[Array] | None
 
 # A count computed as proportion * trials is an integer only up to rounding.
 _INTEGER_TOLERANCE = 1e-8
@@ -47,6 +52,7 @@ class Family:
     default_link: ClassVar[Link]
     allowed_links: ClassVar[tuple[str, ...]]
     has_dispersion: ClassVar[bool]
+    has_fisher: ClassVar[bool] = True
     canonical_link: ClassVar[str | None] = None
 
     def __init__(self, link: str | Link | None = None):
@@ -57,6 +63,11 @@ class Family:
                 f"link={chosen.name!r} does not fit the {self.name} family; use one of {allowed}"
             )
         object.__setattr__(self, "link", chosen)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters besides eta, each on a scale without bounds."""
+        return ("log(phi)",) if self.has_dispersion else ()
 
     @property
     def weights_are_precisions(self) -> bool:
@@ -70,34 +81,53 @@ class Family:
         return self.link.name == self.canonical_link
 
     def log_prob(
-        self, y: Array, eta: Array, dispersion: Array | None = None, size: Array | None = None
+        self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         """log p(y | eta) with all constants, (n,). Not finite where the link has no valid mean."""
         raise NotImplementedError
 
-    def mean(self, eta: Array) -> Array:
+    def mean(self, eta: Array, dispersion: Dispersion = None) -> Array:
         """Conditional mean of y, (n,); of y / size for a binomial row."""
         return self.link.inverse(eta)
 
     def variance(
-        self, mu: Array, dispersion: Array | None = None, size: Array | None = None
+        self, mu: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         """Var(y | mu), (n,)."""
         raise NotImplementedError
 
-    def unit_deviance(self, y: Array, mu: Array, size: Array | None = None) -> Array:
-        """2 phi (saturated - fitted log-likelihood) of each row, (n,); no case weights."""
+    def unit_deviance(
+        self, y: Array, mu: Array, size: Array | None = None, dispersion: Dispersion = None
+    ) -> Array:
+        """2 phi (saturated - fitted log-likelihood) of each row, (n,); no case weights.
+
+        Without the factor phi where the density is not of exponential-dispersion type.
+        """
         raise NotImplementedError
 
     def sample(
         self,
         key: Array,
         eta: Array,
-        dispersion: Array | None = None,
+        dispersion: Dispersion = None,
         size: Array | None = None,
     ) -> Array:
         """One draw of y for each row, (n,), in the dtype of eta."""
         raise NotImplementedError
+
+    def start_parameters(
+        self, y: Array, mu: Array, weights: Array, size: Array | None, lost: Array | float
+    ) -> tuple[Array, ...]:
+        """Values to start `parameters` from, each (), given the means of a first fit, (n,).
+
+        `weights` (n,) are the case weights, zero for padding; `lost` the degrees of freedom of the
+        random effects. For one parameter log of the mean unit deviance.
+        """
+        if not self.has_dispersion:
+            return ()
+        total = jnp.sum(weights * self.unit_deviance(y, mu, size))
+        freedom = jnp.sum(weights) - lost
+        return (jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny) / freedom),)
 
     def start_mean(self, y: Array, size: Array | None = None) -> Array:
         """A mean inside the range of the link, near y, to start iterations from, (n,)."""
@@ -112,27 +142,57 @@ class Family:
         raise NotImplementedError
 
     def score(
-        self, y: Array, eta: Array, dispersion: Array | None = None, size: Array | None = None
+        self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         """d log p / d eta of each row, (n,)."""
         return elementwise_derivative(lambda eta: self.log_prob(y, eta, dispersion, size), eta)
 
     def curvature(
-        self, y: Array, eta: Array, dispersion: Array | None = None, size: Array | None = None
+        self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         """Observed information of each row, -d^2 log p / d eta^2, (n,)."""
         return -elementwise_derivative(lambda eta: self.score(y, eta, dispersion, size), eta)
 
-    def fisher(
-        self, eta: Array, dispersion: Array | None = None, size: Array | None = None
-    ) -> Array:
+    def fisher(self, eta: Array, dispersion: Dispersion = None, size: Array | None = None) -> Array:
         """Expected information about eta of each row, (n,): (dE[y]/deta)^2 / Var(y).
 
         A family overrides this where the quotient underflows in a tail, or where the information is
-        another expression (any family that is not of exponential-dispersion type).
+        another expression. One without a usable expression states `has_fisher = False`.
         """
         slope = elementwise_derivative(self.mean, eta)
         return jnp.square(slope) / self.variance(self.mean(eta), dispersion, size)
+
+    def positive_information(
+        self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
+    ) -> Array:
+        """Information about eta that is never negative, (n,): expected, or |observed| without one.
+
+        For steps that must descend; no result depends on it.
+        """
+        if self.has_fisher:
+            return self.fisher(eta, dispersion, size)
+        return jnp.abs(self.curvature(y, eta, dispersion, size))
+
+
+def one_parameter(family: Family, dispersion: Dispersion) -> Array:
+    """The one parameter besides eta; a ValueError if it is missing, or if there are several."""
+    if dispersion is None or isinstance(dispersion, Sequence):
+        raise ValueError(
+            f"dispersion={dispersion!r}, but the {family.name} family has one parameter; give "
+            f"{family.parameters[0]}, one array"
+        )
+    return dispersion
+
+
+def several_parameters(family: Family, dispersion: Dispersion) -> Sequence[Array]:
+    """The parameters besides eta; a ValueError if their number is another."""
+    names = family.parameters
+    if not isinstance(dispersion, Sequence) or len(dispersion) != len(names):
+        raise ValueError(
+            f"dispersion={dispersion!r}, but the {family.name} family has {len(names)} parameters; "
+            f"give {', '.join(names)}"
+        )
+    return dispersion
 
 
 def relative_entropy_term(y: Array, fitted: Array) -> Array:

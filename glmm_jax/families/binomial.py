@@ -19,6 +19,7 @@ from jax.scipy.special import gammaln
 
 from glmm_jax import links
 from glmm_jax.families.base import (
+    Dispersion,
     Family,
     is_integer,
     numeric,
@@ -47,7 +48,7 @@ class Binomial(Family):
     canonical_link = "logit"
 
     def log_prob(
-        self, y: Array, eta: Array, dispersion: Array | None = None, size: Array | None = None
+        self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         if size is None:
             return self.link.log_kernel(eta, y, 1.0 - y)
@@ -56,25 +57,25 @@ class Binomial(Family):
         return constant + self.link.log_kernel(eta, y, failures)
 
     def variance(
-        self, mu: Array, dispersion: Array | None = None, size: Array | None = None
+        self, mu: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         """Var(y | mu) = size mu (1 - mu), of the count, (n,)."""
         return (1.0 if size is None else size) * mu * (1.0 - mu)
 
-    def fisher(
-        self, eta: Array, dispersion: Array | None = None, size: Array | None = None
-    ) -> Array:
+    def fisher(self, eta: Array, dispersion: Dispersion = None, size: Array | None = None) -> Array:
         information = self.link.information(eta)
         return information if size is None else size * information
 
-    def unit_deviance(self, y: Array, mu: Array, size: Array | None = None) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, size: Array | None = None, dispersion: Dispersion = None
+    ) -> Array:
         return _unit_deviance(y, mu, 1.0 if size is None else size)
 
     def sample(
         self,
         key: Array,
         eta: Array,
-        dispersion: Array | None = None,
+        dispersion: Dispersion = None,
         size: Array | None = None,
     ) -> Array:
         mu = self.mean(eta)
@@ -121,29 +122,29 @@ class Bernoulli(Family):
     canonical_link = "logit"
 
     def log_prob(
-        self, y: Array, eta: Array, dispersion: Array | None = None, size: Array | None = None
+        self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         """y log mu + (1 - y) log(1 - mu), (n,); size is one trial by definition and not read."""
         return self.link.log_kernel(eta, y, 1.0 - y)
 
     def variance(
-        self, mu: Array, dispersion: Array | None = None, size: Array | None = None
+        self, mu: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         return mu * (1.0 - mu)
 
-    def fisher(
-        self, eta: Array, dispersion: Array | None = None, size: Array | None = None
-    ) -> Array:
+    def fisher(self, eta: Array, dispersion: Dispersion = None, size: Array | None = None) -> Array:
         return self.link.information(eta)
 
-    def unit_deviance(self, y: Array, mu: Array, size: Array | None = None) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, size: Array | None = None, dispersion: Dispersion = None
+    ) -> Array:
         return _unit_deviance(y, mu, 1.0)
 
     def sample(
         self,
         key: Array,
         eta: Array,
-        dispersion: Array | None = None,
+        dispersion: Dispersion = None,
         size: Array | None = None,
     ) -> Array:
         return jax.random.bernoulli(key, self.mean(eta)).astype(eta.dtype)

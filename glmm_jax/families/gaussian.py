@@ -17,16 +17,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from glmm_jax import links
-from glmm_jax.families.base import Family, numeric, require, sized
+from glmm_jax.families.base import Dispersion, Family, numeric, one_parameter, require, sized
 from glmm_jax.links import Link
-
-
-def _required(dispersion: Array | None) -> Array:
-    if dispersion is None:
-        raise ValueError(
-            "dispersion=None, but the gaussian family has a dispersion; give log(sigma^2)"
-        )
-    return dispersion
 
 
 @dataclass(frozen=True, init=False)
@@ -64,28 +56,28 @@ class Gaussian(Family):
         return self.weights == "precision"
 
     def log_prob(
-        self, y: Array, eta: Array, dispersion: Array | None = None, size: Array | None = None
+        self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
-        log_variance = _required(dispersion)
+        log_variance = one_parameter(self, dispersion)
         if size is not None:
             log_variance = log_variance - jnp.log(size)
         squared = jnp.square(y - self.mean(eta)) * jnp.exp(-log_variance)
         return -0.5 * (math.log(2 * math.pi) + log_variance + squared)
 
     def variance(
-        self, mu: Array, dispersion: Array | None = None, size: Array | None = None
+        self, mu: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
-        phi = jnp.exp(_required(dispersion)) * jnp.ones_like(mu)
+        phi = jnp.exp(one_parameter(self, dispersion)) * jnp.ones_like(mu)
         return phi if size is None else phi / size
 
-    def fisher(
-        self, eta: Array, dispersion: Array | None = None, size: Array | None = None
-    ) -> Array:
-        log_information = 2.0 * self.link.log_abs_derivative(eta) - _required(dispersion)
+    def fisher(self, eta: Array, dispersion: Dispersion = None, size: Array | None = None) -> Array:
+        log_information = 2.0 * self.link.log_abs_derivative(eta) - one_parameter(self, dispersion)
         information = jnp.exp(log_information)
         return information if size is None else size * information
 
-    def unit_deviance(self, y: Array, mu: Array, size: Array | None = None) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, size: Array | None = None, dispersion: Dispersion = None
+    ) -> Array:
         squared = jnp.square(y - mu)
         return squared if size is None else size * squared
 
@@ -93,7 +85,7 @@ class Gaussian(Family):
         self,
         key: Array,
         eta: Array,
-        dispersion: Array | None = None,
+        dispersion: Dispersion = None,
         size: Array | None = None,
     ) -> Array:
         mu = self.mean(eta)

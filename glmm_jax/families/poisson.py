@@ -14,6 +14,7 @@ from jax.scipy.special import gammaln
 
 from glmm_jax import links
 from glmm_jax.families.base import (
+    Dispersion,
     Family,
     is_integer,
     numeric,
@@ -34,30 +35,30 @@ class Poisson(Family):
     canonical_link = "log"
 
     def log_prob(
-        self, y: Array, eta: Array, dispersion: Array | None = None, size: Array | None = None
+        self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         return y * self.link.log_mean(eta) - self.mean(eta) - gammaln(y + 1.0)
 
     def variance(
-        self, mu: Array, dispersion: Array | None = None, size: Array | None = None
+        self, mu: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         return mu
 
-    def fisher(
-        self, eta: Array, dispersion: Array | None = None, size: Array | None = None
-    ) -> Array:
+    def fisher(self, eta: Array, dispersion: Dispersion = None, size: Array | None = None) -> Array:
         # All three links increase, so |mu'| is mu'.
         slope = elementwise_derivative(self.link.log_mean, eta)
         return jnp.exp(self.link.log_abs_derivative(eta)) * slope
 
-    def unit_deviance(self, y: Array, mu: Array, size: Array | None = None) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, size: Array | None = None, dispersion: Dispersion = None
+    ) -> Array:
         return 2.0 * (relative_entropy_term(y, mu) - (y - mu))
 
     def sample(
         self,
         key: Array,
         eta: Array,
-        dispersion: Array | None = None,
+        dispersion: Dispersion = None,
         size: Array | None = None,
     ) -> Array:
         return jax.random.poisson(key, self.mean(eta)).astype(eta.dtype)

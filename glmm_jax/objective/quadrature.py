@@ -27,7 +27,7 @@ from scipy.special import roots_hermitenorm
 from glmm_jax import pirls
 from glmm_jax.linalg import base, block_diagonal, schur
 from glmm_jax.linalg.segments import take, total
-from glmm_jax.model import Model, Params, lambdas
+from glmm_jax.model import Model, Params, lambdas, row_dispersion
 
 MOST_NODES = 101  # in one dimension
 MOST_POINTS = 200_000  # of all grids of a row together
@@ -171,7 +171,10 @@ def _log_prob(params: Params, model: Model, eta: jax.Array) -> jax.Array:
     """w_i log p(y_i | eta_i) for eta (n, nodes, ...)."""
     shape = (model.n,) + (1,) * (eta.ndim - 1)
     size = None if model.size is None else model.size.reshape(shape)
-    log_prob = model.family.log_prob(model.y.reshape(shape), eta, params.dispersion, size)
+    phi = jax.tree.map(
+        lambda part: part.reshape(shape) if part.ndim else part, row_dispersion(params, model)
+    )
+    log_prob = model.family.log_prob(model.y.reshape(shape), eta, phi, size)
     weights = model.weights.reshape(shape)
     # A padded row (weight zero) is never at fault: 0 times minus infinity would be NaN.
     return jnp.where(weights > 0, weights * log_prob, 0.0)

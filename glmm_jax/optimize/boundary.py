@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax import covariance
-from glmm_jax.model import Model, Params, lambdas, thetas
+from glmm_jax.model import Model, Params, lambdas, row_dispersion, thetas
 
 # Rows of Lambda shorter than this, in natural units of eta, are no variance at all: the deviance
 # is even in them, so it changes by the fourth power of this, far below its rounding error.
@@ -65,7 +65,7 @@ def separated(params: Params, model: Model, information: jax.Array) -> jax.Array
     family = model.family
     mean = jnp.sum(used * family.start_mean(model.y, model.size)) / jnp.sum(used)
     eta = family.link.link(mean) * jnp.ones_like(model.y)
-    fresh = family.fisher(eta, params.dispersion, model.size)
+    fresh = family.positive_information(model.y, eta, row_dispersion(params, model), model.size)
     spent = information <= LITTLE * model.weights * jnp.minimum(fresh, 1.0)
     # Many rare events together hold information that none of their rows does.
     endless = jnp.all(spent[:, None] | ~large, axis=0) & (held <= LITTLE)

@@ -52,8 +52,9 @@ def scales(model: Model) -> jax.Array:
     rows = [unit / _rms(model, z) for z in model.Z]
     theta = thetas(tuple(r[:, None] * jnp.ones((1, r.shape[0]), r.dtype) for r in rows), model)
     parts = [unit / _rms(model, model.X), theta]
-    if model.family.has_dispersion:
-        parts.append(jnp.ones(1, theta.dtype))
+    matrices = model.dispersion_X or (None,) * len(model.family.parameters)
+    one = jnp.ones(1, theta.dtype)
+    parts += [one if matrix is None else 1.0 / _rms(model, matrix) for matrix in matrices]
     return jnp.concatenate(parts)
 
 
@@ -181,7 +182,8 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
     mean = family.start_mean(model.y, model.size)
     eta = family.link.link(mean)
     # The scale of the dispersion does not matter for beta.
-    phi = jnp.zeros((), model.y.dtype) if family.has_dispersion else None
+    shape = model.dispersion_shape
+    phi = None if shape is None else jnp.zeros(shape, model.y.dtype)
     here = Params(nothing, nothing, phi)
     information = pirls.row_information(here, model, eta, "expected")
     working = (
@@ -212,14 +214,21 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
 
 
 def dispersion(model: Model, eta: jax.Array, lost: jax.Array | float) -> jax.Array | None:
-    """log(phi) from the mean unit deviance, with `lost` degrees of freedom; None without one."""
-    if not model.family.has_dispersion:
+    """`Params.dispersion` from the means of a fit that takes `lost` degrees of freedom."""
+    shape = model.dispersion_shape
+    if shape is None:
         return None
-    mu = model.family.mean(eta)
-    total = jnp.sum(model.weights * model.family.unit_deviance(model.y, mu, model.size))
-    freedom = jnp.sum(model.weights) - lost
-    floor = jnp.finfo(total.dtype).tiny
-    return jnp.log(jnp.maximum(total, floor) / freedom)
+    mu = model.family.link.inverse(eta)
+    values = model.family.start_parameters(model.y, mu, model.weights, model.size, lost)
+    used = (model.weights > 0).astype(eta.dtype)
+    parts = []
+    for value, matrix in zip(values, model.dispersion_X or (None,) * len(values), strict=True):
+        if matrix is None:
+            parts.append(jnp.reshape(value, (1,)))
+            continue
+        gram = matrix.T @ (used[:, None] * matrix)
+        parts.append(jnp.linalg.solve(gram, matrix.T @ used) * value)
+    return jnp.concatenate(parts).reshape(shape)
 
 
 def _metric(params: Params, model: Model, u: jax.Array, scale: jax.Array) -> jax.Array:
@@ -230,8 +239,10 @@ def _metric(params: Params, model: Model, u: jax.Array, scale: jax.Array) -> jax
     beta = 2.0 * pirls.border(params, model, factor, information).schur
     theta = _theta_metric(params, model, information, scale)
     blocks = [beta, theta]
-    if params.dispersion is not None:
-        blocks.append(jnp.sum(model.weights).reshape(1, 1))
+    total = jnp.sum(model.weights).reshape(1, 1)
+    for matrix in model.dispersion_X or (None,) * len(model.family.parameters):
+        weighted = total if matrix is None else matrix.T @ (model.weights[:, None] * matrix)
+        blocks.append(weighted)
     return jax.scipy.linalg.block_diag(*blocks)
 
 
