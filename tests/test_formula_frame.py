@@ -300,6 +300,17 @@ def test_missing_elsewhere_does_not_move_a_transform() -> None:
     assert list(frame.index) == list(x.index)
 
 
+def test_the_rows_used_are_known_by_position() -> None:
+    data = small().set_axis(["a", "b"] * 12)
+    assert build_frame("y ~ x + (1|g)", data).kept_rows is None
+    x = data["x"].to_numpy().copy()
+    x[[2, 9]] = np.nan
+    frame = build_frame("y ~ x + (1|g)", data.assign(x=x))
+    assert frame.kept_rows is not None and frame.kept_rows.dtype == bool
+    assert np.flatnonzero(~frame.kept_rows).tolist() == [2, 9]
+    np.testing.assert_array_equal(frame.X[:, 1], x[frame.kept_rows])
+
+
 def test_missing_values_of_every_kind_are_dropped() -> None:
     data = small(
         f=pd.Categorical(["u", None] + ["v", "w"] * 11),

@@ -75,6 +75,8 @@ class Frame:
         n_missing: number of rows dropped for missing values.
         index: labels of the rows used.
         design: what `new_frame` needs.
+        kept_rows: (rows of the data,) bool, which of them are used; None where all are. Labels can
+            occur twice, so it is by position that a row is found again in the caller's data.
     """
 
     formula: Formula
@@ -91,6 +93,7 @@ class Frame:
     n_missing: int
     index: pd.Index
     design: Design
+    kept_rows: np.ndarray | None = None
 
 
 def build_frame(
@@ -179,6 +182,7 @@ def build_frame(
             state=rows.state,
             offset_argument=None if offset is None else offset if isinstance(offset, str) else "",
         ),
+        kept_rows=keep,
     )
 
 
