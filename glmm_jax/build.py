@@ -16,6 +16,9 @@ from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame, RandomBlock, build_frame
 from glmm_jax.model import CURVATURES, Model, Term
 
+# The parameter, by its name in `Family.parameters`, that an argument of `glmer` models.
+PARAMETER_OF = {"dispersion": "log(phi)", "zero_inflation": "logit(zero)"}
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -41,8 +44,10 @@ def build_model(
     weights: Any = None,
     offset: Any = None,
     trials: Any = None,
-    curvature: str = "expected",
+    curvature: str | None = None,
     na_action: str = "drop",
+    dispersion: str | None = None,
+    zero_inflation: str | None = None,
 ) -> Model:
     """The Model pytree of a formula and a data frame, for the pure layer.
 
@@ -54,7 +59,9 @@ def build_model(
     data : a data frame or a dictionary of columns.
     family, link : a name or a `families.Family`; link None for the family's default.
     weights, offset, trials : names of columns or arrays (n,), see `glmer`.
-    curvature : "expected" (lme4) or "observed" (TMB) weights inside log|L|^2.
+    curvature : "expected" (lme4) or "observed" (TMB) weights inside log|L|^2; None for "expected"
+        where the family knows its expected information, else "observed".
+    dispersion, zero_inflation : one-sided formulas, "~ x", for log(phi) and logit(zero).
     na_action : "drop" rows with missing values, or "raise".
 
     Raises
@@ -62,7 +69,14 @@ def build_model(
     ValueError : anything wrong with the input; the message names the argument and the remedy.
     """
     frame = build_frame(
-        formula, data, weights=weights, offset=offset, trials=trials, na_action=na_action
+        formula,
+        data,
+        weights=weights,
+        offset=offset,
+        trials=trials,
+        na_action=na_action,
+        dispersion=dispersion,
+        zero_inflation=zero_inflation,
     )
     chosen = families.get(family, link)
     return place(frame, chosen, curvature)[0]
@@ -83,7 +97,7 @@ def bucket(size: int) -> int:
 
 
 def place(
-    frame: Frame, family: Family, curvature: str = "expected", padded: bool = False
+    frame: Frame, family: Family, curvature: str | None = None, padded: bool = False
 ) -> tuple[Model, Placement]:
     """Model of a frame, and where the frame's blocks lie in it.
 
@@ -93,9 +107,17 @@ def place(
     Raises:
         ValueError: the response does not suit the family, or the design cannot be estimated.
     """
+    if curvature is None:
+        curvature = "expected" if family.has_fisher else "observed"
     if curvature not in CURVATURES:
         raise ValueError(f"curvature={curvature!r}; use 'expected' (lme4) or 'observed' (TMB)")
+    if curvature == "expected" and not family.has_fisher:
+        raise ValueError(
+            f"curvature='expected': the {family.name} family has no expected information in closed "
+            "form; use curvature='observed' (TMB)"
+        )
     _check_distinct(frame)
+    matrices = _parameter_matrices(frame, family)
     size, weights = _sizes_and_weights(frame, family)
     family.check(frame.y, size)
     _check_identified(frame, family)
@@ -134,6 +156,7 @@ def place(
         "offset": frame.offset[rows],
         "weights": case,
         "size": None if size is None else size[rows],
+        "dispersion_X": tuple(None if X is None else X[rows] for X in matrices),
     }
     numbers = jax.tree.map(lambda a: jnp.asarray(a, dtype=jnp.result_type(float)), numbers)
     model = Model(**numbers, structure=pattern, terms=terms, family=family, curvature=curvature)
@@ -144,6 +167,20 @@ def place(
         n=n,
     )
     return model, placement
+
+
+def _parameter_matrices(frame: Frame, family: Family) -> tuple[np.ndarray | None, ...]:
+    """Model matrix of each of the family's parameters besides eta, () if all are constant."""
+    models = {PARAMETER_OF[model.argument]: model for model in frame.parameter_models}
+    for name, model in models.items():
+        if name not in family.parameters:
+            raise ValueError(
+                f"{model.argument}='~ {model.formula}': the {family.name} family has no parameter "
+                f"{name}; choose another family or leave {model.argument}= out"
+            )
+    if not models:
+        return ()
+    return tuple(models[name].X if name in models else None for name in family.parameters)
 
 
 def _check_distinct(frame: Frame) -> None:

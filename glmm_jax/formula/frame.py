@@ -11,7 +11,7 @@ import pandas as pd
 from glmm_jax.formula.columns import Factor, Value
 from glmm_jax.formula.fixed import Coding, Terms, code, expand, model_matrix
 from glmm_jax.formula.grouping import theta_order
-from glmm_jax.formula.parser import parse
+from glmm_jax.formula.parser import parse, parse_one_sided
 from glmm_jax.formula.rank import independent_columns
 from glmm_jax.formula.response import Response, counts, plain, two_levels, with_trials
 from glmm_jax.formula.rows import (
@@ -45,6 +45,26 @@ class RandomBlock:
 
 
 @dataclass(frozen=True, eq=False)
+class ParameterModel:
+    """The model of a family's parameter besides eta: "dispersion" or "zero_inflation".
+
+    Attributes:
+        argument: name of the argument it came from.
+        formula: its right side as normalised text.
+        X: (n, d) float64 model matrix of full column rank.
+        names: the d column names.
+        coding, kept: what `new_frame` needs.
+    """
+
+    argument: str
+    formula: str
+    X: np.ndarray
+    names: tuple[str, ...]
+    coding: Coding
+    kept: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Design:
     """What new data need: codings, transforms' states, names. Plain data, so it can be pickled."""
 
@@ -75,6 +95,7 @@ class Frame:
         n_missing: number of rows dropped for missing values.
         index: labels of the rows used.
         design: what `new_frame` needs.
+        parameter_models: models of the family's other parameters.
         kept_rows: (rows of the data,) bool, which of them are used; None where all are. Labels can
             occur twice, so it is by position that a row is found again in the caller's data.
     """
@@ -94,6 +115,7 @@ class Frame:
     index: pd.Index
     design: Design
     kept_rows: np.ndarray | None = None
+    parameter_models: tuple[ParameterModel, ...] = ()
 
 
 def build_frame(
@@ -104,6 +126,8 @@ def build_frame(
     offset: object = None,
     trials: object = None,
     na_action: str = "drop",
+    dispersion: str | None = None,
+    zero_inflation: str | None = None,
 ) -> Frame:
     """The arrays of a model as R and lme4 would make them.
 
@@ -120,6 +144,7 @@ def build_frame(
             response holds proportions or counts, see `response.with_trials`.
         na_action: "drop" leaves out rows with missing values in anything used (`n_missing` counts
             them), "raise" refuses them.
+        dispersion, zero_inflation: one-sided formulas such as "~ x" for these parameters.
 
     Raises:
         TypeError: `formula` is no text or `data` no table.
@@ -133,9 +158,17 @@ def build_frame(
     data = as_data_frame(data)
     fixed = expand(formula.fixed)
     random = tuple(expand(term.expression) for term in formula.random)
+    others = {
+        argument: expand(parse_one_sided(text, argument))
+        for argument, text in (("dispersion", dispersion), ("zero_inflation", zero_inflation))
+        if text is not None
+    }
     texts = dict.fromkeys(_response_texts(formula), "response")
     for text in predictor_texts(formula, fixed, random):
         texts.setdefault(text, "formula")
+    for argument, terms in others.items():
+        for text in terms.factors:
+            texts.setdefault(text, argument)
     columns = read_columns(data, texts)
     given = {"weights": weights, "offset": offset, "trials": trials}
     vectors = {
@@ -183,7 +216,22 @@ def build_frame(
             offset_argument=None if offset is None else offset if isinstance(offset, str) else "",
         ),
         kept_rows=keep,
+        parameter_models=tuple(
+            _parameter_model(argument, terms, rows) for argument, terms in others.items()
+        ),
     )
+
+
+def _parameter_model(argument: str, terms: Terms, rows: Rows) -> ParameterModel:
+    values: dict[str, Value] = {factor: rows.term(factor) for factor in terms.factors}
+    coding = code(terms, values)
+    X = model_matrix(coding, values, rows.n)
+    kept = independent_columns(X)
+    names = tuple(name for name, stays in zip(coding.names, kept, strict=True) if stays)
+    if not names:
+        raise ValueError(f"{argument}: the formula has no column; write '~ 1' for a constant")
+    text = " + ".join([str(int(terms.intercept)), *(":".join(term) for term in terms.terms)])
+    return ParameterModel(argument, text, np.ascontiguousarray(X[:, kept]), names, coding, kept)
 
 
 def _response_texts(formula: Formula) -> tuple[str, ...]:

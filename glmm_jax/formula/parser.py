@@ -47,6 +47,33 @@ def parse(text: str) -> Formula:
     return _parse(text)
 
 
+def parse_one_sided(text: str, argument: str) -> str:
+    """The right side of `"~ x + z"` as normalised text: fixed effects only.
+
+    Raises:
+        ValueError: no text, malformed, a response, a random term or an offset; names `argument`.
+    """
+    if not isinstance(text, str) or not text.strip().startswith("~"):
+        raise ValueError(f"{argument}={text!r}; use a one-sided formula such as '~ x'")
+    inner = text.strip()[1:]
+    if not inner.strip() or "~" in inner:
+        raise ValueError(f"{argument}={text!r}; use a one-sided formula such as '~ x'")
+    bars: list[Binary] = []
+    offsets: list[Node] = []
+    fixed = _without_extras(inner, parse_expression(inner), bars, offsets)
+    if bars or offsets:
+        kind = "random terms" if bars else "offsets"
+        raise ValueError(
+            f"{argument}={text!r}; {kind} are understood in the main formula only (glmmTMB has "
+            "them here)"
+        )
+    if fixed is None:
+        return "1"
+    _check_terms(inner, fixed)
+    expand(render(fixed))
+    return render(fixed)
+
+
 @lru_cache(maxsize=1024)
 def _parse(text: str) -> Formula:
     if "~" not in text:

@@ -29,7 +29,7 @@ from glmm_jax.formula.frame import Design, Frame, RandomBlock
 from glmm_jax.formula.terms import Formula, RandomTerm
 from glmm_jax.inference import archive, encoding
 from glmm_jax.model import Model, Params, check
-from glmm_jax.objective.laplace import deviance, deviance_at_mode
+from glmm_jax.objective.marginal import at_mode
 from glmm_jax.optimize.first_order import NAMES, FirstOrder
 from glmm_jax.runtime import engine, run
 from glmm_jax.status import Status
@@ -176,7 +176,7 @@ def _check_estimate(estimate: Estimate, model: Model) -> None:
 @partial(jax.jit, static_argnames=("nagq",))
 def _deviance(params: Params, model: Model, u: jax.Array, *, nagq: int) -> jax.Array:
     """The deviance that a fit reports; u is its conditional mode."""
-    return deviance_at_mode(params, model, u) if nagq <= 1 else deviance(params, model, nagq)
+    return at_mode(params, model, u, max(nagq, 1))
 
 
 # --- what is not plain data ----------------------------------------------------------------------

@@ -51,7 +51,7 @@ def check(model: Model, nagq: int) -> None:
         raise ValueError(f"nagq={nagq}; use at most {MOST_NODES} nodes in each dimension")
     points = 1
     for k in structure.columns:
-        if float(nagq) ** k <= 100 * MOST_POINTS:
+        if float(nagq) ** k <= 10 * MOST_POINTS:
             points *= len(grid(nagq, k)[1])
         else:
             points = np.inf
