@@ -104,9 +104,31 @@ def busy_core(results: dict[str, Any]) -> str:
     return rows_of(head, body)
 
 
+def profiles(results: dict[str, Any]) -> str:
+    """Profiles of all parameters of a fit."""
+    body = []
+    for case in results["cases"]:
+        for name, entry in case["entries"].items():
+            title = f"{case['title']} ({case['parameters']} parameters)"
+            if "points" not in entry:
+                body.append([title, name, entry.get("not_run") or entry["error"], *[""] * 6])
+                continue
+            gap = entry.get("largest_difference")
+            body.append([
+                title, name, seconds(entry.get("median", entry.get("seconds"))),
+                seconds(entry.get("first")), seconds(entry["cpu"]), ratio(entry.get("ratio")),
+                str(entry["points"]), f"{entry['reach']:.2f}",
+                "" if gap is None else f"{gap:.1e}",
+            ])  # fmt: skip
+    head = ["case", "program", "all profiles", "first call", "CPU", "/ ours", "points",
+            "largest zeta", "limits apart (half-widths)"]  # fmt: skip
+    return rows_of(head, body)
+
+
 KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "single_fits": ("Single fits", single_fits),
     "cold_start": ("Fresh processes", cold_start),
+    "profiles": ("Profile likelihood", profiles),
     "busy_core": ("With a core kept busy", busy_core),
 }
 

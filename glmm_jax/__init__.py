@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
 from glmm_jax import datasets, families, links
 from glmm_jax.build import build_model
 from glmm_jax.estimate import Estimate, estimate
@@ -13,7 +17,12 @@ from glmm_jax.pirls import conditional_mode
 from glmm_jax.results import Fit
 from glmm_jax.status import Status
 
+if TYPE_CHECKING:
+    from glmm_jax import plots as plots
+
 __version__ = "0.1.0"
+
+load = Fit.load
 
 __all__ = [
     "Estimate",
@@ -30,4 +39,17 @@ __all__ = [
     "families",
     "glmer",
     "links",
+    "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`plots` is imported when first used: matplotlib is an extra, and takes its time."""
+    if name == "plots":
+        return importlib.import_module("glmm_jax.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    drawn = ["plots"] if importlib.util.find_spec("matplotlib") else []
+    return sorted({*globals(), *drawn})

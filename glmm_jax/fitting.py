@@ -15,6 +15,7 @@ from glmm_jax.estimate import MAX_STEPS, Estimate, checked, program
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame
 from glmm_jax.model import Model, Params
+from glmm_jax.progress import clock
 from glmm_jax.runtime import engine, run
 
 
@@ -45,17 +46,24 @@ class Fitted(NamedTuple):
     estimate: Estimate
 
 
-def fit_frame(frame: Frame, family: Family, call: Call, start: Params | None = None) -> Fitted:
+def fit_frame(
+    frame: Frame,
+    family: Family,
+    call: Call,
+    start: Params | None = None,
+    progress: bool | None = None,
+) -> Fitted:
     """Maximum likelihood for a frame, in float64; the estimate in NumPy arrays.
 
     Raises:
-        ValueError: settings in the call, `start` or a response that do not suit.
+        ValueError: settings in the call, `start`, `progress` or a response that do not suit.
     """
-    with engine():
+    with engine(), clock("glmer", progress) as stage:
         model, placement = place(frame, family, call.curvature, padded=True)
         settings = checked(model, call.nagq, start, call.optimizer, call.max_steps)
         if start is not None:
             start = jax.tree.map(lambda a: jnp.asarray(a, float), start)
-        found = run(program, model, start, **settings)
+        found = run(program, model, start, stage=stage, **settings)
+        # Waits for the program, which runs on while `run` has returned.
         found = jax.tree.map(np.asarray, found)
     return Fitted(model, placement, found)

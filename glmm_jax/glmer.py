@@ -31,6 +31,7 @@ def glmer(
     optimizer: Any = "quasi-newton",
     max_steps: int = MAX_STEPS,
     na_action: str = "drop",
+    progress: bool | None = None,
 ) -> Fit:
     """Fit a generalized linear mixed model by maximum likelihood, in float64.
 
@@ -55,6 +56,8 @@ def glmer(
     optimizer : "quasi-newton", "newton", "lbfgs" or an optax gradient transformation.
     max_steps : limit on evaluations of the gradient.
     na_action : "drop" rows with missing values (counted in the summary) or "raise".
+    progress : whether a fit that takes longer than two seconds shows its stage and its time on
+        standard error: True, False, or None for on a terminal and in a notebook.
 
     Returns
     -------
@@ -82,4 +85,4 @@ def glmer(
         optimizer,
         max_steps,
     )
-    return Fit(frame, chosen, *fit_frame(frame, chosen, call, start), call)
+    return Fit(frame, chosen, *fit_frame(frame, chosen, call, start, progress), call)

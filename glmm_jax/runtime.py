@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -76,27 +77,38 @@ def keep_programs() -> None:
 
 
 _programs: OrderedDict[Any, Any] = OrderedDict()
+_lock = threading.Lock()  # of _programs; not held while a program is compiled
 
 
-def run(function: Any, *arrays: Any, **static: Any) -> Any:
+def run(
+    function: Any, *arrays: Any, stage: Callable[[str], None] | None = None, **static: Any
+) -> Any:
     """Call a jitted function through a bounded cache of compiled programs.
 
     Parameters: function, made by `jax.jit` with `static_argnames`; arrays, its pytrees of arrays;
-    static, its static arguments.
+    stage, told "compiling" and "fitting" as they begin; static, its static arguments.
     """
     leaves, tree = jax.tree.flatten(arrays)
     shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     key = function, tree, shapes, tuple(sorted(static.items(), key=lambda item: item[0]))
-    if key in _programs:
-        _programs.move_to_end(key)
-    else:
+    with _lock:
+        compiled = _programs.get(key)
+        if compiled is not None:
+            _programs.move_to_end(key)
+    if compiled is None:
+        if stage is not None:
+            stage("compiling")
         small = max(leaf.size for leaf in leaves) <= QUICK_SIZE
         options = _quick_options() if small else None
-        _programs[key] = function.lower(*arrays, **static).compile(compiler_options=options)
+        compiled = function.lower(*arrays, **static).compile(compiler_options=options)
         function.clear_cache()  # or JAX would keep what is dropped below
-        if len(_programs) > MOST_PROGRAMS:
-            _programs.popitem(last=False)
-    return _programs[key](*arrays)
+        with _lock:
+            _programs[key] = compiled
+            if len(_programs) > MOST_PROGRAMS:
+                _programs.popitem(last=False)
+    if stage is not None:
+        stage("fitting")
+    return compiled(*arrays)
 
 
 @cache

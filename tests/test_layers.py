@@ -32,6 +32,7 @@ LAYERS = {
     "objective": 6,
     "optimize": 7,
     "batch": 8,
+    "constrained": 8,
     "estimate": 8,
     "sensitivity": 8,
     # The analysts' layer of the design, from its foundations to its entries.
@@ -49,7 +50,7 @@ LAYERS = {
 
 # The only files that import a library, as paths in the package; "folder/" stands for all in it.
 HOMES = {
-    "patsy": ("formula/fixed.py",),
+    "patsy": ("formula/fixed.py", "formula/constraints.py"),
     "matplotlib": ("plots/",),
     "optax": ("optimize/",),
 }

@@ -90,7 +90,7 @@ def test_variances_and_criteria_are_those_of_lme4(key: str) -> None:
 def test_the_table_of_variances_has_lme4s_shape() -> None:
     for key, missing in (("cm4/lme4", [True, True, False]), ("sleep_corr_ml/lme4", [1, 1, 0, 1])):
         table = fitted(key).varcorr()
-        assert list(table.columns) == ["group", "name1", "name2", "vcov", "sdcor"]
+        assert list(table.columns[:5]) == ["group", "name1", "name2", "vcov", "sdcor"]
         assert list(table["name2"].isna()) == list(map(bool, missing))
     scalar = fitted("cbpp/lme4").varcorr()
     assert scalar["name2"].isna().all() and scalar["name2"].dtype == table["name2"].dtype

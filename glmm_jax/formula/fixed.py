@@ -7,7 +7,8 @@ and indicators are R's, so that the columns come as `model.matrix` has them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -144,6 +145,23 @@ def _part(factor: str, value: Value, indicators: bool) -> Part:
     return Part(factor, matrix, tuple(label + suffix for suffix in suffixes))
 
 
+def _indicators(
+    intercept: bool, terms: Sequence[tuple[str, ...]], categorical: Collection[str]
+) -> list[tuple[bool, ...]]:
+    """For each factor of each term: whether R codes it by indicators instead of contrasts."""
+    out = []
+    awaited = not intercept
+    for i, term in enumerate(terms):
+        chosen = []
+        for factor in term:
+            rest = set(term) - {factor}
+            spanned = not rest or any(rest.issubset(earlier) for earlier in terms[:i])
+            chosen.append(factor in categorical and (awaited or not spanned))
+            awaited = awaited and factor not in categorical
+        out.append(tuple(chosen))
+    return out
+
+
 def code(terms: Terms, values: Mapping[str, Value]) -> Coding:
     """Coding of the terms, by R's rule.
 
@@ -157,17 +175,11 @@ def code(terms: Terms, values: Mapping[str, Value]) -> Coding:
     Raises:
         ValueError: a factor with fewer than two levels.
     """
+    categorical = {factor for factor in terms.factors if isinstance(values[factor], Factor)}
+    flags = _indicators(terms.intercept, terms.terms, categorical)
     coded = []
-    awaited = not terms.intercept
-    for i, term in enumerate(terms.terms):
-        parts = []
-        for factor in term:
-            value = values[factor]
-            rest = set(term) - {factor}
-            spanned = not rest or any(rest.issubset(earlier) for earlier in terms.terms[:i])
-            categorical = isinstance(value, Factor)
-            parts.append(_part(factor, value, categorical and (awaited or not spanned)))
-            awaited = awaited and not categorical
+    for term, chosen in zip(terms.terms, flags, strict=True):
+        parts = [_part(f, values[f], one) for f, one in zip(term, chosen, strict=True)]
         coded.append(tuple(parts))
     names = ["Intercept"] if terms.intercept else []
     for parts in coded:
@@ -214,3 +226,51 @@ def _columns(part: Part, values: Mapping[str, Value]) -> tuple[np.ndarray, ...]:
         padded = np.vstack([part.matrix, np.full((1, part.matrix.shape[1]), np.nan)])
         return tuple(padded[value.codes, k] for k in range(padded.shape[1]))
     return (value,) if value.ndim == 1 else tuple(value.T)
+
+
+@dataclass(frozen=True)
+class TermColumns:
+    """One term of a coding: its name, its factors, and where its columns are.
+
+    `start` and `stop` count the columns before the rank check.
+    """
+
+    name: str
+    factors: frozenset[str]
+    start: int
+    stop: int
+
+
+def term_columns(coding: Coding) -> tuple[TermColumns, ...]:
+    """The terms of a coding in their order, the intercept left out."""
+    out, start = [], int(coding.intercept)
+    for parts in coding.terms:
+        stop = start + math.prod(len(part.names) for part in parts)
+        name = ":".join(_label(part.factor) for part in parts)
+        out.append(TermColumns(name, frozenset(part.factor for part in parts), start, stop))
+        start = stop
+    return tuple(out)
+
+
+def containing(terms: Sequence[TermColumns], term: TermColumns) -> list[TermColumns]:
+    """The terms that are interactions of `term` with something, as `a:b` is of `a`."""
+    return [other for other in terms if term.factors < other.factors]
+
+
+def separable(coding: Coding, i: int) -> bool:
+    """Whether term `i` can be dropped by leaving its columns out.
+
+    It cannot where the other terms would then be coded differently: in `0 + f + g` the factor `g`
+    has contrasts, and without `f` it has an indicator for each level.
+    """
+    terms = [tuple(part.factor for part in parts) for parts in coding.terms]
+    now = _indicators(coding.intercept, terms, coding.levels)
+    then = _indicators(coding.intercept, terms[:i] + terms[i + 1 :], coding.levels)
+    return now[:i] + now[i + 1 :] == then
+
+
+def without(expression: str, i: int) -> str:
+    """The right side of a formula with its term number `i` (as `expand` orders them) left out."""
+    expanded = expand(expression)
+    kept = [":".join(term) for j, term in enumerate(expanded.terms) if j != i]
+    return " + ".join(["1" if expanded.intercept else "0", *kept])

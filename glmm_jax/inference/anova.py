@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,19 @@ import scipy.special
 
 from glmm_jax.inference import digits
 from glmm_jax.inference.layout import html_table
+from glmm_jax.inference.nesting import Nesting, Verdict, nesting
+from glmm_jax.inference.notes import notes_html, notes_text
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
+
+
+MIXTURE = "Pr(>Chibarsq)"
+
+# Optima are found to about 1e-6: a statistic below that is zero, a deviance that rises by more
+# than SLACK with a parameter more is no rounding.
+ROUNDING = 1e-6
+SLACK = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +33,8 @@ class AnovaTable:
     """What `anova` returns.
 
     frame : one row per model with columns npar, AIC, BIC, logLik, -2*log(L), Chisq, Df,
-    Pr(>Chisq); the tests compare a row with the one above. formulas : by model name. notes : what
-    makes a row doubtful, each a sentence.
+    Pr(>Chisq), and Pr(>Chibarsq) where one variance is tested; the tests compare a row with the one
+    above. formulas : by model name. notes : what makes a row doubtful, each a sentence.
     """
 
     frame: pd.DataFrame
@@ -32,10 +43,12 @@ class AnovaTable:
 
     def __str__(self) -> str:
         lines = ["Models:", *(f"{name}: {text}" for name, text in self.formulas.items())]
-        lines += digits.aligned(self._cells(), left=(0, 9))
-        if any(digits.stars(p) for p in self.frame["Pr(>Chisq)"]):
+        cells = self._cells()
+        marks = [j for j, title in enumerate(cells[0]) if not title]
+        lines += digits.aligned(cells, left=marks)
+        if any(digits.stars(p) for name in self._tested() for p in self.frame[name]):
             lines += ["---", digits.LEGEND]
-        lines += [f"Note: {note}" for note in self.notes]
+        lines += notes_text(self.notes)
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -46,40 +59,56 @@ class AnovaTable:
         for row, text in zip(cells[1:], self.formulas.values(), strict=True):
             row.append(text)
         cells[0].append("Formula")
-        notes = html_table([["Note"], *([note] for note in self.notes)], labelled=False)
-        return html_table(cells, "Likelihood-ratio tests") + (notes if self.notes else "")
+        return html_table(cells, "Likelihood-ratio tests") + notes_html(self.notes)
+
+    def _tested(self) -> list[str]:
+        return [name for name in ("Pr(>Chisq)", MIXTURE) if name in self.frame]
 
     def _cells(self) -> list[list[str]]:
         frame = self.frame
-        columns = [[f"{value:d}" for value in frame["npar"]]]
+        columns = {"": list(map(str, frame.index)), "npar": [f"{v:d}" for v in frame["npar"]]}
         for name in ("AIC", "BIC", "logLik", "-2*log(L)"):
-            columns.append([f"{value:.3f}" for value in frame[name]])
-        tested = digits.common(frame["Chisq"], 5)
-        columns.append(["" if text == "NA" else text for text in tested])
-        columns.append(["" if np.isnan(value) else f"{value:.0f}" for value in frame["Df"]])
-        p = frame["Pr(>Chisq)"]
-        columns.append(["" if text == "NA" else text for text in digits.p_values(p, 4)])
-        columns.append([digits.stars(value) for value in p])
-        rows = zip(frame.index, *columns, strict=True)
-        return [["", *map(str, frame.columns), ""], *(list(row) for row in rows)]
+            columns[name] = [f"{value:.3f}" for value in frame[name]]
+        table = [[name, *cells] for name, cells in columns.items()]
+        if "Chisq" in frame:
+            chisq = digits.common(frame["Chisq"], 5)
+            table.append(["Chisq", *("" if text == "NA" else text for text in chisq)])
+            df = ["" if np.isnan(value) else f"{value:.0f}" for value in frame["Df"]]
+            table.append(["Df", *df])
+        for name in self._tested():
+            p = digits.p_values(frame[name], 4)
+            table.append([name, *("" if text == "NA" else text for text in p)])
+            table.append(["", *(digits.stars(value) for value in frame[name])])
+        return [list(row) for row in zip(*table, strict=True)]
 
 
-def anova(*fits: Fit, names: Sequence[str] | None = None) -> AnovaTable:
-    """Likelihood-ratio tests between fits to the same data, ordered by their numbers of parameters.
+def anova(*fits: Fit, names: Sequence[str] | None = None, test: bool = True) -> AnovaTable:
+    """Likelihood-ratio tests between nested fits to the same data, ordered by their parameters.
 
-    Each model is tested against the one before it: Chisq = twice the difference in
-    log-likelihood, chi-squared with Df degrees of freedom if the smaller model is true and lies
-    inside the larger one (a variance of zero is on its boundary: the p-value is then too large).
-    That the models are nested is for the caller to know.
+    Each model is tested against the one before it, which must lie inside it: Chisq = twice the
+    difference in log-likelihood, chi-squared with Df degrees of freedom if the smaller model is
+    true. Where a variance of the larger model is zero in the smaller one, that is the boundary of
+    what a variance can be, and Pr(>Chisq) is too large. With one such variance Chisq has half the
+    time Df degrees of freedom and half the time one less:
+
+        Pr(>Chibarsq) = Pr(chi2(Df - 1) >= Chisq) / 2 + Pr(chi2(Df) >= Chisq) / 2,
+
+    if all other variances are positive; chi2(0) is zero always. With more such variances no simple
+    law is known, and simulation from the smaller model answers.
 
     Parameters
     ----------
     fits : two or more, of the same rows, response, weights, family, link, nagq and curvature.
     names : one for each, in the order of the arguments; default model1, model2, ...
+    test : False leaves the tests out, for a table of AIC and BIC of models that need not be nested.
 
     Raises
     ------
-    ValueError : fewer than two fits, names of another number, or fits that cannot be compared.
+    ValueError : fewer than two fits, names of another number, fits that cannot be compared, or a
+        model that is not inside the next larger one.
+
+    Source: Self & Liang (1987), J. Am. Stat. Assoc. 82, 605; Stram & Lee (1994), Biometrics 50,
+    1171.
     """
     if len(fits) < 2:
         raise ValueError(f"fits: {len(fits)} given; anova compares two or more")
@@ -103,13 +132,92 @@ def anova(*fits: Fit, names: Sequence[str] | None = None) -> AnovaTable:
         },
         index=list(chosen),
     )
+    formulas = {name: fit.frame.formula.text.strip() for name, fit in chosen.items()}
+    notes = [f"{name}: {fit.status.sentence}" for name, fit in chosen.items() if not fit.converged]
+    if test:
+        notes += _tests(chosen, table)
+    return AnovaTable(table, formulas, tuple(notes))
+
+
+def _tests(fits: dict[str, Fit], table: pd.DataFrame) -> list[str]:
+    """Add the columns of the tests to the table; returns what there is to note."""
     table["Chisq"] = -table["-2*log(L)"].diff()
     table["Df"] = table["npar"].diff()
     testable = table["Df"] > 0
     p = scipy.special.chdtrc(table["Df"].where(testable), table["Chisq"].clip(lower=0))
     table["Pr(>Chisq)"] = np.where(testable, p, np.nan)
-    formulas = {name: fit.frame.formula.text.strip() for name, fit in chosen.items()}
-    return AnovaTable(table, formulas, _notes(chosen, table))
+    notes = []
+    for small, large in pairwise(fits):
+        found = nesting(fits[small].frame, fits[large].frame)
+        reason = _outside(found, small, large)
+        if reason:
+            raise ValueError(
+                f"fits: {reason}, so {small} is not inside {large} and a likelihood-ratio test "
+                "does not apply; compare AIC or BIC by anova(..., test=False), or give nested "
+                "models"
+            )
+        row = table.loc[large]
+        if row["Df"] > 0 and row["Chisq"] < -SLACK:
+            notes.append(
+                f"{large} has more parameters but a lower likelihood than {small}: "
+                + ("they are not nested, or " if found.random is Verdict.UNDECIDED else "")
+                + "one is not at its maximum."
+            )
+        notes += _boundary(found, small, large, fits, table)
+    return notes
+
+
+def _outside(found: Nesting, small: str, large: str) -> str:
+    """Why one model is not inside another; empty if it is or may be."""
+    if found.fixed is Verdict.OUTSIDE:
+        return (
+            f"the fixed effects (and offset) of {small} are no linear combinations of those of "
+            f"{large}"
+        )
+    if found.random is Verdict.OUTSIDE:
+        return f"the random effects of {small} have covariances that those of {large} cannot have"
+    return ""
+
+
+def _boundary(
+    found: Nesting, small: str, large: str, fits: dict[str, Fit], table: pd.DataFrame
+) -> list[str]:
+    """Note what the boundary does to a test, and add the p-value of the mixture if there is one."""
+    if found.random is Verdict.UNDECIDED:
+        return [
+            f"Whether the random effects of {small} are a special case of those of {large} could "
+            "not be decided; the test holds only if they are."
+        ]
+    if not found.zero or not table.loc[large, "Df"] > 0:
+        return []
+    if found.zero > 1:
+        return [
+            f"{found.zero} variances of {large} are zero in {small}, on the boundary of what they "
+            "can be. Pr(>Chisq) is then too large, and no simple mixture of chi-squares is known: "
+            f"simulate from {small}, refit both models, and compare the statistics."
+        ]
+    if MIXTURE not in table:
+        table[MIXTURE] = np.nan
+    statistic, df = table.loc[large, "Chisq"], int(table.loc[large, "Df"])
+    table.loc[large, MIXTURE] = _mixture(float(statistic), df)
+    zero = "zero" if df == 1 else f"chi-square on {df - 1} Df"
+    doubt = ""
+    if fits[small].is_singular:
+        doubt = f" {small} is singular itself, so that here it does not hold exactly."
+    return [
+        f"One variance of {large} is zero in {small}, on the boundary of what it can be. "
+        f"Pr(>Chisq) is then too large; {MIXTURE} is from the equal mixture of {zero} and "
+        f"chi-square on {df} Df, which holds in large samples if all other variances are "
+        f"positive.{doubt}"
+    ]
+
+
+def _mixture(statistic: float, df: int) -> float:
+    """Upper tail of the equal mixture of chi2(df - 1) and chi2(df)."""
+    if statistic <= ROUNDING:
+        return 1.0
+    lower = scipy.special.chdtrc(df - 1, statistic) if df > 1 else 0.0
+    return float(lower + scipy.special.chdtrc(df, statistic)) / 2
 
 
 def _difference(first: Fit, other: Fit) -> str:
@@ -138,15 +246,3 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     if a is None or b is None:
         return a is b
     return np.array_equal(a, b)
-
-
-def _notes(fits: dict[str, Fit], table: pd.DataFrame) -> tuple[str, ...]:
-    notes = [f"{name}: {fit.status.sentence}" for name, fit in fits.items() if not fit.converged]
-    # Optima are found to about 1e-6; a deviance that rises by more is no rounding.
-    lower = np.asarray((table["Chisq"] < -1e-4) & (table["Df"] > 0))
-    for name in table.index[lower]:
-        notes.append(
-            f"{name} has more parameters but a lower likelihood than the model above it: they are "
-            "not nested, or one is not at its maximum."
-        )
-    return tuple(notes)

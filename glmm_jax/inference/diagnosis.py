@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glmm_jax.covariance import Full
-from glmm_jax.inference.varcorr import triangles
+from glmm_jax.inference.varcorr import covariance_terms
 from glmm_jax.status import Status
 
 if TYPE_CHECKING:
@@ -53,13 +52,12 @@ def _status(fit: Fit) -> str:
 
 def singular_terms(fit: Fit) -> list[str]:
     """A sentence for each term whose covariance is singular."""
-    sentences, start = [], 0
+    sentences = []
     flags = np.asarray(fit.estimate.singular)
-    for block, Lambda in zip(fit.frame.blocks, triangles(fit.frame, fit.theta), strict=True):
-        kind = Full(len(block.names))
-        row, column = kind.entries()
-        zero = row[(row == column) & flags[start : start + kind.size]]
-        start += kind.size
+    for term in covariance_terms(fit.frame):
+        block, Lambda = term.block, term.triangle(fit.theta)
+        row, column = term.kind.entries()
+        zero = row[(row == column) & flags[term.part]]
         none = [block.names[i] for i in zero if not Lambda[i].any()]
         bound = [block.names[i] for i in zero if Lambda[i].any()]
         for name in none:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pandas as pd
+import scipy.special
+
+from glmm_jax.build import bucket
+from glmm_jax.families.base import Family
+from glmm_jax.formula.frame import Frame
+from glmm_jax.formula.newdata import NewFrame, new_frame
+from glmm_jax.inference.levels import check_level
+from glmm_jax.inference.ranef import modes
+from glmm_jax.inference.uncertainty import linear_predictor_variance
+from glmm_jax.runtime import engine, run
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
+
+KINDS = ("response", "link")
+RANDOM = ("conditional", "population")
+# Links whose inverse is one-to-one on either side of eta = 0 only.
+TWO_SIDED = ("sqrt", "inverse")
 
 
 def predict(
@@ -21,5 +40,124 @@ def predict(
     offset: Any = None,
     allow_new_levels: bool = False,
 ) -> pd.Series | pd.DataFrame:
-    """A Series named "fit"; a DataFrame with "fit", "se" (and "lower", "upper" with `level`)."""
-    raise NotImplementedError
+    """Predicted means or linear predictors, eta = x' beta + z' b + offset, with standard errors.
+
+    Var(eta) = g' V g + z' Lambda H^-1 Lambda' z: the uncertainty of beta, theta and the dispersion
+    (V = `fit.vcov_all`), through the conditional mode b too, and that of b given them; see
+    `inference.uncertainty`. Intervals are for the mean, not for a new response.
+
+    Parameters
+    ----------
+    newdata : a data frame with the columns of the right side of the formula; others do no harm.
+        Transforms such as center(x) and the codings of categories are those of the fit. None
+        predicts the rows used in the fit.
+    kind : "response", the mean (a probability where the response counts successes), or "link", eta.
+    random : "conditional", with the conditional modes b of the levels in newdata; "population",
+        with b = 0, so that grouping columns are not needed. On the response scale the latter is the
+        mean of a level in the middle, not the average over levels. For both, Var(eta) as above;
+        with b = 0 it is that of x' beta alone.
+    se : whether to give standard errors; on the response scale |dmu/deta| times that of eta.
+    level : of confidence intervals, 0.95 say; None for none. Limits are computed on the link scale
+        and mapped. Where the link is not one-to-one over the interval ("sqrt" and "inverse", with
+        eta = 0 inside it) there are none: NaN.
+    offset : column of newdata or an array; needed if the model was fitted with an array as offset=.
+    allow_new_levels : whether newdata may have levels of grouping factors that were not in the fit
+        (or are missing). Their random effects are zero and, with random="conditional", their prior
+        variance z' Lambda Lambda' z is part of the standard error.
+
+    Returns
+    -------
+    A Series "fit" with newdata's index; with `se` or `level` a data frame with the columns fit, se
+    and, with `level`, lower and upper.
+
+    Raises
+    ------
+    ValueError : another kind or random, a level outside (0, 1), offset= without newdata, and for
+        newdata: columns that are absent, missing values, unknown categories or levels.
+    """
+    _check(newdata, kind, random, level, offset)
+    conditional = random == "conditional"
+    rows = fit.frame
+    if newdata is not None:
+        rows = new_frame(
+            fit.frame,
+            newdata,
+            offset=offset,
+            random=conditional,
+            allow_new_levels=allow_new_levels,
+        )
+    eta = linear_predictor(fit, rows, conditional)
+    columns = {"fit": eta}
+    if se or level is not None:
+        blocks = rows.blocks if conditional else ()
+        columns["se"] = np.sqrt(linear_predictor_variance(fit, rows.X, blocks))
+    if level is not None:
+        half = -scipy.special.ndtri((1.0 - level) / 2.0) * columns["se"]
+        columns["lower"], columns["upper"] = eta - half, eta + half
+    if kind == "response":
+        columns = _on_response_scale(fit.family, columns)
+    if len(columns) == 1:
+        return pd.Series(columns["fit"], rows.index, name="fit")
+    return pd.DataFrame(columns, rows.index)
+
+
+def linear_predictor(fit: Fit, rows: Frame | NewFrame, conditional: bool = True) -> np.ndarray:
+    """eta = X beta + offset and, if conditional, Z b (0 for levels not in the fit), (rows,)."""
+    eta = rows.X @ np.asarray(fit.estimate.params.beta) + rows.offset
+    if conditional:
+        for block, b in zip(rows.blocks, modes(fit), strict=True):
+            seen = block.index >= 0
+            eta[seen] += np.sum(block.Z[seen] * b[block.index[seen]], axis=1)
+    return eta
+
+
+def _check(
+    newdata: pd.DataFrame | None, kind: str, random: str, level: float | None, offset: Any
+) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}; use one of {', '.join(map(repr, KINDS))}")
+    if random not in RANDOM:
+        raise ValueError(f"random={random!r}; use one of {', '.join(map(repr, RANDOM))}")
+    if level is not None:
+        check_level(level)
+    if newdata is None and offset is not None:
+        raise ValueError(
+            "offset= is for the rows of newdata, but newdata=None; the rows of the fit have its "
+            "offset, so leave it out or pass their data as newdata"
+        )
+
+
+def _on_response_scale(family: Family, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Means in place of linear predictors, by column; the limits in increasing order."""
+    eta = columns["fit"]
+    mu, slope = _means(family, eta)
+    out = {"fit": mu}
+    if "se" in columns:
+        out["se"] = slope * columns["se"]
+    if "lower" in columns:
+        lower, upper = columns["lower"], columns["upper"]
+        limits = np.sort([_means(family, lower)[0], _means(family, upper)[0]], axis=0)
+        if family.link.name in TWO_SIDED:
+            limits[:, (lower <= 0) & (upper >= 0)] = np.nan
+        out["lower"], out["upper"] = limits
+    return out
+
+
+def _means(family: Family, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """mu and |dmu/deta| of each row, (rows,)."""
+    n = len(eta)
+    if n == 0:
+        return eta, eta
+    # Padded by copies of the first row, so that one program serves data of similar size.
+    padded = np.full(bucket(n), eta[0])
+    padded[:n] = eta
+    with engine():
+        found = run(_mean_and_slope, padded, family=family)
+    mu, slope = (np.array(part)[:n] for part in found)
+    return mu, slope
+
+
+@partial(jax.jit, static_argnames=("family",))
+def _mean_and_slope(eta: jax.Array, *, family: Family) -> tuple[jax.Array, jax.Array]:
+    mu, slope = jax.jvp(family.mean, (eta,), (jnp.ones_like(eta),))
+    return mu, jnp.abs(slope)

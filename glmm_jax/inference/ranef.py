@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from glmm_jax import pirls
+from glmm_jax.inference.uncertainty import block_columns, level_covariances, mode_derivatives
 from glmm_jax.inference.varcorr import triangles
-from glmm_jax.linalg.variances import level_covariances
-from glmm_jax.model import Model, Params, lambdas
-from glmm_jax.runtime import engine
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -23,34 +19,52 @@ class Conditional(NamedTuple):
     """Distribution of one block's random effects given y, to second order about the mode.
 
     mode (levels, k) : b = Lambda u~. covariance (levels, k, k) : Lambda [H^-1]_level Lambda', the
-    parameters held at their estimates.
+    parameters held at their estimates; or, joint, with the parameters' uncertainty added.
     """
 
     mode: np.ndarray
     covariance: np.ndarray
 
 
-def ranef(fit: Fit) -> dict[str, pd.DataFrame]:
+def ranef(fit: Fit, joint: bool = False, covariance: bool = False) -> dict[str, pd.DataFrame]:
     """Conditional modes of the random effects, one data frame per grouping factor.
+
+    Parameters
+    ----------
+    joint : False, standard deviations with the parameters held at their estimates (lme4's condVar):
+        the diagonal of Lambda H^-1 Lambda'. True, with the uncertainty of beta, theta and the
+        dispersion added (as glmmTMB gives them): that of Lambda H^-1 Lambda' + J V J', where J is
+        the derivative of the modes in the parameters and V = `fit.vcov_all`. Parameters that V
+        holds fixed (a zero column of Lambda; at nagq = 0 beta's dependence on theta) stay so here.
+    covariance : whether to give, beside the standard deviations, the covariances of the random
+        effects of a level, those of separate terms included.
 
     Returns
     -------
     A dictionary from the name of the factor to a data frame with a row per level, in lme4's order.
     For each column of its terms, "Intercept" say, there is a column of that name with the
-    conditional mode and, after all modes, a column "Intercept (sd)" with the conditional standard
-    deviation, the parameters held at their estimates (lme4's condVar).
+    conditional mode and, after all modes, a column "Intercept (sd)" with its standard deviation;
+    with `covariance`, then a column "Intercept, x (cov)" for each pair.
     """
-    modes: dict[str, list[pd.DataFrame]] = {}
-    deviations: dict[str, list[pd.DataFrame]] = {}
-    for block, found in zip(fit.frame.blocks, conditional(fit), strict=True):
-        sd = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
-        marked = [f"{name} (sd)" for name in block.names]
-        index = block.levels.rename(block.grouping)
-        modes.setdefault(block.grouping, []).append(
-            pd.DataFrame(found.mode, index, list(block.names))
+    found = modes(fit)
+    covariances = _covariances(fit, joint)
+    tables: dict[str, pd.DataFrame] = {}
+    for group in dict.fromkeys(block.grouping for block in fit.frame.blocks):
+        members = [i for i, block in enumerate(fit.frame.blocks) if block.grouping == group]
+        first = fit.frame.blocks[members[0]]
+        names = [name for i in members for name in fit.frame.blocks[i].names]
+        # The columns of a factor's terms lie side by side in the model, in the frame's order.
+        C = covariances[fit.placement.factor[members[0]]]
+        columns = dict(
+            zip(names, np.concatenate([found[i] for i in members], axis=1).T, strict=True)
         )
-        deviations.setdefault(block.grouping, []).append(pd.DataFrame(sd, index, marked))
-    return {group: pd.concat([*modes[group], *deviations[group]], axis=1) for group in modes}
+        for j, name in enumerate(names):
+            columns[f"{name} (sd)"] = np.sqrt(C[:, j, j])
+        if covariance:
+            for j, k in combinations(range(len(names)), 2):
+                columns[f"{names[j]}, {names[k]} (cov)"] = C[:, j, k]
+        tables[group] = pd.DataFrame(columns, first.levels.rename(group))
+    return tables
 
 
 def modes(fit: Fit) -> tuple[np.ndarray, ...]:
@@ -62,34 +76,30 @@ def modes(fit: Fit) -> tuple[np.ndarray, ...]:
         f = fit.placement.factor[i]
         flat = np.asarray(fit.estimate.u)[starts[f] : starts[f + 1]]
         u = flat.reshape(structure.levels[f], structure.columns[f])
-        u = u[: fit.placement.levels[f], _columns(fit, i)]
+        u = u[: fit.placement.levels[f], block_columns(fit, i)]
         out.append(u @ Lambda.T)
     return tuple(out)
 
 
-def conditional(fit: Fit) -> tuple[Conditional, ...]:
-    """Modes and covariances of the random effects given y, one `Conditional` per block."""
-    with engine():
-        covariances = _covariances(fit.estimate.params, fit.model, fit.estimate.u)
+def conditional(fit: Fit, joint: bool = False) -> tuple[Conditional, ...]:
+    """Modes and covariances of the random effects given y, one `Conditional` per block.
+
+    With `joint` the covariances carry the uncertainty of the parameters too; see `ranef`.
+    """
+    covariances = _covariances(fit, joint)
     out = []
     for i, mode in enumerate(modes(fit)):
-        f, columns = fit.placement.factor[i], _columns(fit, i)
-        whole = np.asarray(covariances[f])[: fit.placement.levels[f]]
-        out.append(Conditional(mode, whole[:, columns, columns]))
+        columns = block_columns(fit, i)
+        out.append(Conditional(mode, covariances[fit.placement.factor[i]][:, columns, columns]))
     return tuple(out)
 
 
-def _columns(fit: Fit, i: int) -> slice:
-    """Columns of block i among those of its grouping factor."""
-    first = fit.placement.column[i]
-    return slice(first, first + len(fit.frame.blocks[i].names))
-
-
-@jax.jit
-def _covariances(params: Params, model: Model, u: jax.Array) -> tuple[jax.Array, ...]:
-    """Lambda [H^-1] Lambda' of each level, one (levels, k, k) array per factor of the model."""
-    eta = pirls.linear_predictor(params, model, u)
-    information = pirls.row_information(params, model, eta, model.curvature)
-    Lambda = lambdas(params.theta, model)
-    blocks = level_covariances(model.structure, model.Z, Lambda, information)
-    return tuple(jnp.einsum("ij,ljk,mk->lim", L, V, L) for L, V in zip(Lambda, blocks, strict=True))
+def _covariances(fit: Fit, joint: bool) -> tuple[np.ndarray, ...]:
+    """Covariance of the random effects of each level, (levels, k, k) per factor of the model."""
+    given = level_covariances(fit)
+    if not joint:
+        return given
+    V = fit.vcov_all.to_numpy()
+    derivatives = mode_derivatives(fit)
+    added = (J @ V @ np.swapaxes(J, 1, 2) for J in derivatives)
+    return tuple(C + extra for C, extra in zip(given, added, strict=True))

@@ -1,18 +1,46 @@
-"""Variances and correlations of the random effects, and the names of the covariance parameters."""
+"""Variances and correlations of the random effects, and the terms of the covariance parameters."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.special
 from numpy.typing import ArrayLike
 
 from glmm_jax.covariance import Full
-from glmm_jax.formula.frame import Frame
+from glmm_jax.formula.frame import Frame, RandomBlock
+from glmm_jax.inference.levels import check_level, percent
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
+
+
+@dataclass(frozen=True, eq=False)
+class CovarianceTerm:
+    """One term of theta: its block of the frame, the kind of its covariance, its part of theta."""
+
+    block: RandomBlock
+    kind: Full
+    part: slice
+
+    def triangle(self, theta: ArrayLike) -> np.ndarray:
+        """Lambda of the term, (k, k) lower triangular, from the whole theta, (m,)."""
+        Lambda = np.zeros((self.kind.columns, self.kind.columns))
+        Lambda[self.kind.entries()] = np.asarray(theta)[self.part]
+        return Lambda
+
+
+def covariance_terms(frame: Frame) -> Iterator[CovarianceTerm]:
+    """The terms of theta in its order, which is that of the frame's blocks."""
+    start = 0
+    for block in frame.blocks:
+        kind = Full(len(block.names))
+        yield CovarianceTerm(block, kind, slice(start, start + kind.size))
+        start += kind.size
 
 
 def theta_names(frame: Frame) -> list[str]:
@@ -22,9 +50,9 @@ def theta_names(frame: Frame) -> list[str]:
     element names its column once.
     """
     names = []
-    for block in frame.blocks:
-        row, column = Full(len(block.names)).entries()
-        for i, j in zip(row, column, strict=True):
+    for term in covariance_terms(frame):
+        block = term.block
+        for i, j in zip(*term.kind.entries(), strict=True):
             parts = [block.names[i]] if i == j else [block.names[i], block.names[j]]
             names.append(".".join([block.grouping, *parts]))
     return names
@@ -32,15 +60,7 @@ def theta_names(frame: Frame) -> list[str]:
 
 def triangles(frame: Frame, theta: ArrayLike) -> tuple[np.ndarray, ...]:
     """Lambda of each block of the frame, (k, k) lower triangular, from theta, (m,)."""
-    elements = np.asarray(theta)
-    out, start = [], 0
-    for block in frame.blocks:
-        kind = Full(len(block.names))
-        Lambda = np.zeros((kind.columns, kind.columns))
-        Lambda[kind.entries()] = elements[start : start + kind.size]
-        out.append(Lambda)
-        start += kind.size
-    return tuple(out)
+    return tuple(term.triangle(theta) for term in covariance_terms(frame))
 
 
 def in_zero_column(frame: Frame, theta: ArrayLike) -> np.ndarray:
@@ -50,37 +70,121 @@ def in_zero_column(frame: Frame, theta: ArrayLike) -> np.ndarray:
     column has no standard error.
     """
     flags = []
-    for Lambda in triangles(frame, theta):
-        _, column = Full(len(Lambda)).entries()
-        zero = np.all(Lambda == 0, axis=0)
+    for term in covariance_terms(frame):
+        _, column = term.kind.entries()
+        zero = np.all(term.triangle(theta) == 0, axis=0)
         flags.append(zero[column])
     return np.concatenate(flags)
 
 
-def varcorr(fit: Fit) -> pd.DataFrame:
-    """Variances, covariances, standard deviations and correlations of the random effects.
+class _Row(NamedTuple):
+    group: str
+    name1: str | None
+    name2: str | None
+    vcov: float
+    sdcor: float
+    se: float
+    lower: float
+    upper: float
+
+
+def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
+    """Variances, covariances, standard deviations and correlations, with standard errors.
+
+    A standard deviation sd_i = |Lambda_i| (row i of the term's factor) and a correlation
+    r_ij = Lambda_i . Lambda_j / (sd_i sd_j) are functions of theta; their standard errors follow
+    from `fit.vcov_all` by the delta method. The limits are symmetric about log(sd) and about
+    atanh(r), so that they stay inside the range.
+
+    Parameters
+    ----------
+    level : of the confidence intervals.
 
     Returns
     -------
     A data frame of lme4's shape (as.data.frame(VarCorr(fit))), one row per parameter: group; name1
     and name2, columns of the term (name2 is missing for a variance); vcov, variance or covariance;
-    sdcor, standard deviation or correlation (NaN where a variance is zero). Within a term the
+    sdcor, standard deviation or correlation (NaN where a variance is zero). To it are added se, the
+    standard error of sdcor, and its limits, "2.5 %" and "97.5 %" at level 0.95. Within a term the
     variances stand first. A family with a dispersion adds a last row "Residual".
+
+    A variance of zero and a correlation of 1 or -1 lie on the boundary, where neither a standard
+    error nor a Wald interval exists: both are NaN. Where another column of Lambda is zero it is
+    held there. Near the boundary the intervals are poor: use a profile or a bootstrap.
+
+    Raises
+    ------
+    ValueError : a level outside (0, 1).
     """
-    rows: list[tuple[str, str | None, str | None, float, float]] = []
-    for block, Lambda in zip(fit.frame.blocks, triangles(fit.frame, fit.theta), strict=True):
-        V = Lambda @ Lambda.T
-        sd = np.sqrt(np.diag(V))
-        for j, name in enumerate(block.names):
-            rows.append((block.grouping, name, None, V[j, j], sd[j]))
-        R = correlations(V)
-        for i, j in zip(*np.tril_indices(len(V), -1), strict=True):
-            rows.append((block.grouping, block.names[j], block.names[i], V[i, j], R[i, j]))
+    check_level(level)
+    tail = (1.0 - level) / 2.0
+    quantile = float(-scipy.special.ndtri(tail))
+    p, m = len(fit.params), len(fit.theta)
+    V_all = fit.vcov_all.to_numpy()
+    V_theta = V_all[p : p + m, p : p + m]
+    theta = np.asarray(fit.theta)
+    rows: list[_Row] = []
+    for term in covariance_terms(fit.frame):
+        rows += _term_rows(term, term.triangle(theta), V_theta[term.part, term.part], quantile)
     if fit.dispersion is not None:
-        rows.append(("Residual", None, None, fit.dispersion, fit.sigma))
-    table = pd.DataFrame(rows, columns=["group", "name1", "name2", "vcov", "sdcor"])
+        # sigma = exp(log(phi) / 2)
+        se = 0.5 * fit.sigma * float(np.sqrt(V_all[-1, -1]))
+        limits = _sd_limits(fit.sigma, se, quantile)
+        rows.append(_Row("Residual", None, None, fit.dispersion, fit.sigma, se, *limits))
+    names = ["group", "name1", "name2", "vcov", "sdcor", "se", percent(tail), percent(1.0 - tail)]
     # One dtype whether or not a column holds nothing but missing names.
-    return table.astype({"name1": "str", "name2": "str"})
+    return pd.DataFrame(rows).set_axis(names, axis=1).astype({"name1": "str", "name2": "str"})
+
+
+def _term_rows(
+    term: CovarianceTerm, Lambda: np.ndarray, V_theta: np.ndarray, quantile: float
+) -> list[_Row]:
+    group, names = term.block.grouping, term.block.names
+    row, column = term.kind.entries()
+    V = Lambda @ Lambda.T
+    sd, R = np.sqrt(np.diag(V)), correlations(V)
+    rows = []
+    for j, name in enumerate(names):
+        se = np.nan
+        if sd[j] > 0:
+            gradient = np.where(row == j, Lambda[j, column], 0.0) / sd[j]
+            se = _delta(gradient, V_theta)
+        limits = _sd_limits(sd[j], se, quantile)
+        rows.append(_Row(group, name, None, V[j, j], sd[j], se, *limits))
+    for i, j in zip(*np.tril_indices(len(V), -1), strict=True):
+        se = np.nan
+        r = R[i, j]
+        if 1.0 - abs(r) > 1e-12:  # neither NaN nor, to rounding, 1 or -1
+            towards_i = (Lambda[j] / sd[j] - r * Lambda[i] / sd[i]) / sd[i]
+            towards_j = (Lambda[i] / sd[i] - r * Lambda[j] / sd[j]) / sd[j]
+            gradient = np.where(row == i, towards_i[column], 0.0)
+            gradient = gradient + np.where(row == j, towards_j[column], 0.0)
+            se = _delta(gradient, V_theta)
+        limits = _correlation_limits(r, se, quantile)
+        rows.append(_Row(group, names[j], names[i], V[i, j], r, se, *limits))
+    return rows
+
+
+def _delta(gradient: np.ndarray, V: np.ndarray) -> float:
+    return float(np.sqrt(np.maximum(gradient @ V @ gradient, 0.0)))
+
+
+def _sd_limits(sd: float, se: float, quantile: float) -> tuple[float, float]:
+    """exp(log(sd) -+ quantile se / sd)."""
+    if np.isnan(se):
+        return np.nan, np.nan
+    # An interval from zero to beyond the largest number is what a flat likelihood has to say.
+    with np.errstate(over="ignore"):
+        factor = float(np.exp(np.float64(quantile * se / sd)))
+    return sd / factor, sd * factor
+
+
+def _correlation_limits(r: float, se: float, quantile: float) -> tuple[float, float]:
+    """tanh(atanh(r) -+ quantile se / (1 - r^2))."""
+    if np.isnan(se):
+        return np.nan, np.nan
+    half = quantile * se / (1.0 - r * r)
+    return float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
 
 
 def correlations(V: np.ndarray) -> np.ndarray:

@@ -1,0 +1,126 @@
+"""Names and values of the parameters as analysts read them: beta, SDs, correlations, sigma.
+
+The engine's vector is (beta, theta, log phi) with theta the lower triangles of Lambda; there are as
+many parameters here, in this order: beta; of each covariance block the standard deviations, then
+the correlations (2,1), (3,1), (3,2), ... as in `varcorr`; sigma = sqrt(phi), if there is a phi.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from glmm_jax.covariance import Full
+
+if TYPE_CHECKING:
+    from glmm_jax.results import Fit
+
+KINDS = ("beta", "sd", "cor", "sigma")
+SIGMA = "sigma"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parameters lie: p coefficients, the columns of each block, whether there is a phi.
+
+    It can be hashed, so that it may be a static argument of a compiled function.
+    """
+
+    p: int
+    columns: tuple[int, ...]
+    dispersion: bool
+
+    @property
+    def size(self) -> int:
+        """Number of parameters, P: the same in both orders."""
+        return self.p + sum(Full(k).size for k in self.columns) + self.dispersion
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """One of `KINDS` for each parameter."""
+        out = ["beta"] * self.p
+        for k in self.columns:
+            out += ["sd"] * k + ["cor"] * (k * (k - 1) // 2)
+        return (*out, *(["sigma"] * self.dispersion))
+
+    @property
+    def members(self) -> dict[int, tuple[int, int]]:
+        """Of each correlation, by position, the positions of its two standard deviations."""
+        out, start = {}, self.p
+        for k in self.columns:
+            for c, (i, j) in enumerate(pairs(k)):
+                out[start + k + c] = (start + i, start + j)
+            start += Full(k).size
+        return out
+
+
+def layout(fit: Fit) -> Layout:
+    """The layout of a fit's parameters."""
+    blocks = tuple(len(block.names) for block in fit.frame.blocks)
+    return Layout(len(fit.frame.X_names), blocks, fit.dispersion is not None)
+
+
+def names(fit: Fit) -> list[str]:
+    """Names of the parameters, (P,), for example "age", "sd(Intercept | district)",
+    "cor(Intercept, urban[T.Y] | district)", "sigma".
+    """
+    out = list(fit.frame.X_names)
+    for block in fit.frame.blocks:
+        out += [f"sd({name} | {block.grouping})" for name in block.names]
+        for i, j in pairs(len(block.names)):
+            out.append(f"cor({block.names[j]}, {block.names[i]} | {block.grouping})")
+    return [*out, *([SIGMA] * (fit.dispersion is not None))]
+
+
+def pairs(k: int) -> list[tuple[int, int]]:
+    """Rows and columns (i, j), i > j, of the correlations of a block of k columns, in order."""
+    i, j = np.tril_indices(k, -1)
+    return list(zip(i.tolist(), j.tolist(), strict=True))
+
+
+def values(fit: Fit, flat: Any) -> np.ndarray:
+    """Values in the order of `names`, (..., P), of flat (beta, theta, log phi), (..., P).
+
+    sd_i = |Lambda_i|, the length of a row; cor_ij = Lambda_i . Lambda_j / (sd_i sd_j), NaN where a
+    standard deviation is zero; sigma = exp(log(phi) / 2).
+
+    Raises:
+        ValueError: another number of parameters than the fit has.
+    """
+    array, where = np.asarray(flat, float), layout(fit)
+    if array.shape[-1:] != (where.size,):
+        raise ValueError(
+            f"flat has shape {array.shape}; its last axis must hold the {where.size} parameters "
+            "(beta, theta, log phi) of this fit"
+        )
+    with np.errstate(invalid="ignore"):  # a correlation with a standard deviation of zero is 0 / 0
+        return _transform(np, array, where)
+
+
+def transform(flat: jax.Array, where: Layout) -> jax.Array:
+    """`values` as a JAX function, (..., P) to (..., P), for `jit`, `vmap` and derivatives."""
+    return _transform(jnp, flat, where)
+
+
+def _transform(xp: Any, flat: Any, where: Layout) -> Any:
+    parts, start = [flat[..., : where.p]], where.p
+    for k in where.columns:
+        row, column = Full(k).entries()
+        place = {(i, j): start + e for e, (i, j) in enumerate(zip(row, column, strict=True))}
+        Lambda = [[flat[..., place[i, j]] for j in range(i + 1)] for i in range(k)]
+        sd = [xp.sqrt(_dot(L, L)) for L in Lambda]
+        cor = [_dot(Lambda[i], Lambda[j]) / (sd[i] * sd[j]) for i, j in pairs(k)]
+        parts.append(xp.stack([*sd, *cor], axis=-1))
+        start += Full(k).size
+    if where.dispersion:
+        parts.append(xp.exp(0.5 * flat[..., start:]))
+    return xp.concatenate(parts, axis=-1)
+
+
+def _dot(a: list[Any], b: list[Any]) -> Any:
+    """Inner product of two rows of a lower triangle: the shorter one ends with zeros."""
+    return sum(x * y for x, y in zip(a, b, strict=False))

@@ -1,0 +1,130 @@
+"""The fitted model applied to responses simulated from it: what a statistic is if it is true.
+
+The parameters stay at their estimates; the conditional modes are found again for each simulated
+response, as they were for the observed one. So a statistic of the conditional fit, such as the sum
+of squared Pearson residuals, is compared with itself, and that its modes follow the response needs
+no approximate count of degrees of freedom. What is not repeated is the estimation of beta, theta
+and the dispersion, whose few degrees of freedom make the comparison slightly conservative.
+
+Measured on 200 Poisson data sets of 240 rows in 30 groups, at the 5 % level: the dispersion is
+rejected in 5.5 % of those from the model, and in 83 % of those with additional normal effects of
+standard deviation 0.4 per row; by the chi-squared distribution in 0 % and 55 %.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from glmm_jax import pirls
+from glmm_jax.inference.residuals import observed
+from glmm_jax.linalg import base
+from glmm_jax.model import Model, Params, lambdas
+from glmm_jax.runtime import engine, run
+
+if TYPE_CHECKING:
+    from glmm_jax.results import Fit
+
+
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """Statistics of the observed response (first) and of n simulated ones.
+
+    pearson (n + 1,) : sum of squared Pearson residuals, prior weights included, at the conditional
+    modes. excess_zeros (n + 1,) : number of zeros less its expectation at the conditional modes.
+    effects : (grouping factor, column) of each random effect, in the order of the frame.
+    largest, skewness (n + 1, effects) : over the levels, of the conditional modes divided by the
+    standard deviation of the effect. NaN where the modes of a response were not found.
+    """
+
+    pearson: np.ndarray
+    excess_zeros: np.ndarray
+    effects: tuple[tuple[str, str], ...]
+    largest: np.ndarray
+    skewness: np.ndarray
+
+
+def replicates(fit: Fit, simulated: np.ndarray) -> Replicates:
+    """Statistics of the observed and of simulated responses, (n, nobs), at their own modes."""
+    model, n = fit.model, fit.nobs
+    responses = np.empty((len(simulated) + 1, model.n))
+    responses[0, :n], responses[1:, :n] = observed(fit), simulated
+    # The rows that pad the model are copies of its first, and without weight.
+    responses[:, n:] = responses[:, :1]
+    with engine():
+        found = run(_replicates, fit.estimate.params, model, responses)
+    blocks = fit.frame.blocks
+    columns = [
+        (fit.placement.factor[i], fit.placement.column[i] + j)
+        for i, block in enumerate(blocks)
+        for j in range(len(block.names))
+    ]
+    levels = fit.placement.levels
+    largest, sums, squares, cubes = (
+        np.stack([np.asarray(moment[f])[:, c] for f, c in columns], axis=1)
+        for moment in (found.largest, found.sums, found.squares, found.cubes)
+    )
+    count = np.array([levels[f] for f, _ in columns])
+    mean = sums / count
+    # About their mean: the modes of the observed response have the mean zero that estimating beta
+    # gives them, those of the simulated ones have not.
+    variance = squares / count - mean**2
+    third = cubes / count - 3 * mean * squares / count + 2 * mean**3
+    # A variance of zero leaves every mode at zero, and no skewness.
+    skewness = np.divide(third, variance**1.5, out=np.zeros_like(third), where=squares != 0)
+    effects = tuple((block.grouping, name) for block in blocks for name in block.names)
+    return Replicates(
+        np.array(found.pearson), np.array(found.excess_zeros), effects, largest, skewness
+    )
+
+
+class _Moments(NamedTuple):
+    """pearson, excess_zeros (); largest, sums, squares, cubes: per grouping factor the (k,) maximum
+    of |b / sd| and the sums of its powers over the levels."""
+
+    pearson: jax.Array
+    excess_zeros: jax.Array
+    largest: tuple[jax.Array, ...]
+    sums: tuple[jax.Array, ...]
+    squares: tuple[jax.Array, ...]
+    cubes: tuple[jax.Array, ...]
+
+
+@jax.jit
+def _replicates(params: Params, model: Model, responses: jax.Array) -> _Moments:
+    """The moments of each response, (responses, rows), with a leading axis."""
+    guess = jnp.zeros(model.q, responses.dtype)
+
+    def one(y: jax.Array) -> _Moments:
+        here = replace(model, y=y)
+        mode = pirls.find_mode(params, here, guess)
+        u = jnp.where(mode.converged, mode.u, jnp.nan)
+        eta = pirls.linear_predictor(params, here, u)
+        family = model.family
+        # (y - E y)^2 / Var(y) as score^2 / information, which keeps its digits in the tails.
+        score = family.score(y, eta, params.dispersion, model.size)
+        information = family.fisher(eta, params.dispersion, model.size)
+        pearson = jnp.sum(model.weights * jnp.square(score) / information)
+        zero = jnp.exp(family.log_prob(jnp.zeros_like(y), eta, params.dispersion, model.size))
+        # Rows that pad the model have no weight; the others count once each.
+        zeros = jnp.sum(jnp.where(model.weights > 0, (y == 0) - zero, 0.0))
+        scaled = []
+        for part, Lambda in zip(
+            base.split(model.structure, u), lambdas(params.theta, model), strict=True
+        ):
+            sd = jnp.sqrt(jnp.sum(jnp.square(Lambda), axis=1))
+            scaled.append(part @ (Lambda / jnp.where(sd > 0, sd, 1.0)[:, None]).T)
+        return _Moments(
+            pearson,
+            zeros,
+            tuple(jnp.max(jnp.abs(b), axis=0) for b in scaled),
+            tuple(jnp.sum(b, axis=0) for b in scaled),
+            tuple(jnp.sum(b**2, axis=0) for b in scaled),
+            tuple(jnp.sum(b**3, axis=0) for b in scaled),
+        )
+
+    return jax.lax.map(one, responses)
