@@ -15,6 +15,7 @@ from glmm_jax.covariance import Full
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame, RandomBlock, build_frame
 from glmm_jax.model import CURVATURES, Model, Term
+from glmm_jax.priors import resolve
 
 # The parameter, by its name in `Family.parameters`, that an argument of `glmer` models.
 PARAMETER_OF = {"dispersion": "log(phi)", "zero_inflation": "logit(zero)"}
@@ -48,6 +49,7 @@ def build_model(
     na_action: str = "drop",
     dispersion: str | None = None,
     zero_inflation: str | None = None,
+    priors: Any = (),
 ) -> Model:
     """The Model pytree of a formula and a data frame, for the pure layer.
 
@@ -62,6 +64,7 @@ def build_model(
     curvature : "expected" (lme4) or "observed" (TMB) weights inside log|L|^2; None for "expected"
         where the family knows its expected information, else "observed".
     dispersion, zero_inflation : one-sided formulas, "~ x", for log(phi) and logit(zero).
+    priors : penalties added to the deviance, see `priors`.
     na_action : "drop" rows with missing values, or "raise".
 
     Raises
@@ -79,7 +82,7 @@ def build_model(
         zero_inflation=zero_inflation,
     )
     chosen = families.get(family, link)
-    return place(frame, chosen, curvature)[0]
+    return place(frame, chosen, curvature, priors=priors)[0]
 
 
 def bucket(size: int) -> int:
@@ -97,7 +100,11 @@ def bucket(size: int) -> int:
 
 
 def place(
-    frame: Frame, family: Family, curvature: str | None = None, padded: bool = False
+    frame: Frame,
+    family: Family,
+    curvature: str | None = None,
+    padded: bool = False,
+    priors: Any = (),
 ) -> tuple[Model, Placement]:
     """Model of a frame, and where the frame's blocks lie in it.
 
@@ -159,7 +166,14 @@ def place(
         "dispersion_X": tuple(None if X is None else X[rows] for X in matrices),
     }
     numbers = jax.tree.map(lambda a: jnp.asarray(a, dtype=jnp.result_type(float)), numbers)
-    model = Model(**numbers, structure=pattern, terms=terms, family=family, curvature=curvature)
+    model = Model(
+        **numbers,
+        structure=pattern,
+        terms=terms,
+        family=family,
+        curvature=curvature,
+        priors=resolve(priors, frame.X_names),
+    )
     placement = Placement(
         factor=tuple(order.index(names.index(b.grouping)) for b in frame.blocks),
         column=tuple(_first_column(b, members[names.index(b.grouping)]) for b in frame.blocks),

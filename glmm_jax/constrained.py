@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax.model import Model, thetas, unflatten
-from glmm_jax.objective.laplace import laplace
+from glmm_jax.objective.marginal import marginal
 from glmm_jax.optimize.coordinates import Target, place, settled
 from glmm_jax.optimize.quasi_newton import ARMIJO, LARGEST_MOVE, SMALLEST_FRACTION
 
@@ -56,7 +56,7 @@ class _Search(NamedTuple):
     evaluations: jax.Array
 
 
-@partial(jax.jit, static_argnames=("max_steps",))
+@partial(jax.jit, static_argnames=("max_steps", "nagq"))
 def point(
     model: Model,
     target: Target,
@@ -67,19 +67,21 @@ def point(
     natural: jax.Array,
     *,
     max_steps: int,
+    nagq: int = 1,
 ) -> Point:
-    """Minimise the Laplace deviance with the target held at w, by BFGS with exact gradients.
+    """Minimise the deviance with the target held at w, by BFGS with exact gradients.
 
     The gradient in w comes with that in x, and at the minimum it is the derivative of the profile.
 
     Parameters: x (P,), u (q,), B (P, P), where to start, most often predicted from neighbouring
-    points; natural (P,), size of each parameter; max_steps, limit on the gradients computed.
+    points; natural (P,), size of each parameter; max_steps, limit on the gradients computed; nagq, nodes
+    of the quadrature, 1 for Laplace.
     """
     slack = 50 * float(jnp.finfo(x.dtype).eps)
 
     def deviance(x: jax.Array, w: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         params = unflatten(place(x, w, target, model), model)
-        return laplace(params, model, jax.lax.stop_gradient(u))
+        return marginal(params, model, jax.lax.stop_gradient(u), nagq)
 
     evaluate = jax.value_and_grad(deviance, argnums=(0, 1), has_aux=True)
 

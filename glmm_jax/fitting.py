@@ -33,9 +33,13 @@ class Call:
     trials: Any = None
     na_action: str = "drop"
     nagq: int = 1
-    curvature: str = "expected"
+    curvature: str | None = None
     optimizer: Any = "quasi-newton"
     max_steps: int = MAX_STEPS
+    reml: bool = False
+    dispersion: str | None = None
+    zero_inflation: str | None = None
+    priors: Any = ()
 
 
 class Fitted(NamedTuple):
@@ -59,8 +63,8 @@ def fit_frame(
         ValueError: settings in the call, `start`, `progress` or a response that do not suit.
     """
     with engine(), clock("glmer", progress) as stage:
-        model, placement = place(frame, family, call.curvature, padded=True)
-        settings = checked(model, call.nagq, start, call.optimizer, call.max_steps)
+        model, placement = place(frame, family, call.curvature, True, call.priors)
+        settings = checked(model, call.nagq, start, call.optimizer, call.max_steps, call.reml)
         if start is not None:
             start = jax.tree.map(lambda a: jnp.asarray(a, float), start)
         found = run(program, model, start, stage=stage, **settings)

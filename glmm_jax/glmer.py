@@ -27,7 +27,11 @@ def glmer(
     trials: Any = None,
     nagq: int = 1,
     start: Params | None = None,
-    curvature: str = "expected",
+    curvature: str | None = None,
+    reml: bool = False,
+    dispersion: str | None = None,
+    zero_inflation: str | None = None,
+    priors: Any = (),
     optimizer: Any = "quasi-newton",
     max_steps: int = MAX_STEPS,
     na_action: str = "drop",
@@ -48,11 +52,20 @@ def glmer(
         Var(y_i) = sigma^2 / weight_i; `families.Gaussian(weights="likelihood")` for the other.
     offset : column name or (n,), added to the linear predictor, besides offset(...) terms.
     trials : column name or (n,) positive integers, where the response is a proportion or a count.
-    nagq : 1, the Laplace approximation; 0, faster and slightly biased: beta at the joint penalised
-        mode.
+    nagq : 1, the Laplace approximation; k > 1, adaptive Gauss-Hermite quadrature with k nodes in
+        each dimension, for one grouping factor or nested ones; 0, faster and slightly biased: beta
+        at the joint penalised mode.
     start : `Params` to start from; none are needed.
     curvature : "expected" (lme4) or "observed" (TMB) information in the Laplace determinant; they
-        differ for links that are not canonical.
+        differ for links that are not canonical. None: "expected" where the family knows it.
+    reml : restricted maximum likelihood: beta is integrated out, exactly for a Gaussian response
+        with identity link, by Laplace's method for others (as in glmmTMB).
+    dispersion : a one-sided formula, "~ x", for log(phi) of the family; None for a constant.
+    zero_inflation : a one-sided formula for the logit of the probability of an excess zero; a count
+        family becomes its zero-inflated version.
+    priors : penalties for hard cases (separation, variances at zero): `priors.Normal()`,
+        `priors.StudentT()`, `priors.Wishart()`, a function (params, model) -> -2 log density, or
+        several of them.
     optimizer : "quasi-newton", "newton", "lbfgs" or an optax gradient transformation.
     max_steps : limit on evaluations of the gradient.
     na_action : "drop" rows with missing values (counted in the summary) or "raise".
@@ -71,8 +84,17 @@ def glmer(
     Source: Bates (2011), Mixed models in R using the lme4 package, Part 5.
     """
     chosen = families.get(family, link)
+    if zero_inflation is not None:
+        chosen = families.with_zeros(chosen)
     frame = build_frame(
-        formula, data, weights=weights, offset=offset, trials=trials, na_action=na_action
+        formula,
+        data,
+        weights=weights,
+        offset=offset,
+        trials=trials,
+        na_action=na_action,
+        dispersion=dispersion,
+        zero_inflation=zero_inflation,
     )
     call = Call(
         as_data_frame(data).copy(deep=False),
@@ -84,5 +106,9 @@ def glmer(
         curvature,
         optimizer,
         max_steps,
+        reml,
+        dispersion,
+        zero_inflation,
+        priors,
     )
     return Fit(frame, chosen, *fit_frame(frame, chosen, call, start, progress), call)

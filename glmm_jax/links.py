@@ -16,6 +16,7 @@ a likelihood is not finite and a step that leads there is rejected.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from glmm_jax import normal
+from glmm_jax.inversion import inverse_of
 from glmm_jax.tails import (
     DOUBLE_EXPONENTIAL_UNDERFLOW,
     cauchy_tail,
@@ -295,6 +297,78 @@ class Inverse(Link):
 
     def log_mean(self, eta: Array) -> Array:
         return -jnp.log(eta)
+
+
+@dataclass(frozen=True)
+class Custom(Link):
+    """A link given by its inverse; see `custom`. Equal to another of the same functions and name.
+
+    Every family takes it. `link` is found numerically, derivatives automatically.
+    """
+
+    function: Callable[[Array], Array]
+    name: str
+    mean_range: tuple[float, float]
+    log_mean_function: Callable[[Array], Array] | None
+    log_complement_function: Callable[[Array], Array] | None
+
+    def link(self, mu: Array) -> Array:
+        """eta with inverse(eta) = mu, by bisection; NaN where there is none."""
+        return inverse_of(self.function, mu)
+
+    def inverse(self, eta: Array) -> Array:
+        return self.function(eta)
+
+    def log_abs_derivative(self, eta: Array) -> Array:
+        return jnp.log(jnp.abs(elementwise_derivative(self.function, eta)))
+
+    def log_mean(self, eta: Array) -> Array:
+        given = self.log_mean_function
+        return super().log_mean(eta) if given is None else given(eta)
+
+    def log_complement(self, eta: Array) -> Array:
+        given = self.log_complement_function
+        return super().log_complement(eta) if given is None else given(eta)
+
+
+def custom(
+    inverse: Callable[[Array], Array],
+    name: str = "custom",
+    mean_range: tuple[float, float] = (-math.inf, math.inf),
+    log_mean: Callable[[Array], Array] | None = None,
+    log_complement: Callable[[Array], Array] | None = None,
+) -> Link:
+    """A link given by nothing but its inverse.
+
+        guessing = gj.links.custom(lambda eta: 0.25 + 0.75 * jax.nn.sigmoid(eta), "guessing")
+        fit = gj.glmer(formula, data, family=gj.families.Bernoulli(guessing))
+
+    Args:
+        inverse: mu = inverse(eta), a pure, elementwise function of JAX arrays that is monotone
+            where it is defined, three times differentiable, and NaN where it is not defined.
+        name: how output calls it.
+        mean_range: the open interval of the means it produces.
+        log_mean, log_complement: log(mu) and log(1 - mu) of eta, where they are to be accurate
+            although mu is near 0 or 1; without them the logarithms of what `inverse` gives.
+
+    Returns:
+        A link for any family. Two are equal if made of the same function objects: define the
+        function once, since each new one compiles programs of its own.
+
+    Raises:
+        ValueError: an argument of another type.
+    """
+    for argument, value in (("log_mean", log_mean), ("log_complement", log_complement)):
+        if value is not None and not callable(value):
+            raise ValueError(f"{argument}={value!r}; give a function of eta, or None")
+    if not callable(inverse):
+        raise ValueError(f"inverse={inverse!r}; give a function of eta, such as jnp.exp")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name={name!r}; give a word for the link")
+    low, high = mean_range
+    if not low < high:
+        raise ValueError(f"mean_range={mean_range!r}; give (low, high) with low < high")
+    return Custom(inverse, name, (float(low), float(high)), log_mean, log_complement)
 
 
 _LINKS: dict[str, Link] = {

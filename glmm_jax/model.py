@@ -53,7 +53,7 @@ class Term:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["y", "X", "Z", "offset", "weights", "size", "structure", "dispersion_X"],
-    meta_fields=["terms", "family", "curvature"],
+    meta_fields=["terms", "family", "curvature", "priors"],
 )
 @dataclass(frozen=True)
 class Model:
@@ -65,7 +65,8 @@ class Model:
     weight of a Gaussian row; structure: levels and couplings, integers; dispersion_X: for each of
     the family's `parameters` a model matrix (n, d) or None for a constant; () if all are constant.
     Static: terms, per grouping factor the tuple of its `Term`s; family; curvature ("expected" or
-    "observed"), the weights inside log|L|^2 of the Laplace deviance.
+    "observed"), the weights inside log|L|^2 of the Laplace deviance; priors, functions
+    (params, model) -> () that are added to the deviance, see `priors`.
 
     Grouping factors stand in order of elimination, which need not be the order of theta.
     """
@@ -81,6 +82,7 @@ class Model:
     family: Family
     curvature: str = "expected"
     dispersion_X: tuple[jax.Array | None, ...] = ()
+    priors: tuple[Any, ...] = ()
 
     @property
     def n(self) -> int:

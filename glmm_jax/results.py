@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
+from glmm_jax import priors
 from glmm_jax.build import Placement
 from glmm_jax.estimate import Estimate
 from glmm_jax.families.base import Family
@@ -26,6 +27,8 @@ from glmm_jax.inference import (
     drop1,
     explained,
     hypotheses,
+    laplace_error,
+    parameter_names,
     predict,
     profile,
     ranef,
@@ -84,26 +87,35 @@ class Fit:
         return pd.Series(np.array(self.estimate.params.theta), varcorr.theta_names(self.frame))
 
     @property
+    def dispersion_params(self) -> pd.Series:
+        """Coefficients of the family's parameters besides eta, each on its unbounded scale.
+
+        "log(phi)" say, or "log(phi): x" for a column of its model; empty for families without.
+        """
+        found = self.estimate.params.dispersion
+        values = np.zeros(0) if found is None else np.atleast_1d(np.array(found))
+        return pd.Series(values, parameter_names.dispersion_names(self), dtype=float)
+
+    @property
     def dispersion(self) -> float | None:
-        """phi (for the Gaussian family sigma^2); None for families without one."""
-        log_phi = self.estimate.params.dispersion
-        return None if log_phi is None else float(np.exp(log_phi))
+        """phi (for the Gaussian family sigma^2); None where there is none, or none for all rows."""
+        constant = self.dispersion_params.get("log(phi)")
+        return None if constant is None else float(np.exp(constant))
 
     @property
     def sigma(self) -> float:
-        """Residual standard deviation, sqrt(phi); 1 for families without a dispersion."""
+        """sqrt(phi), the residual standard deviation of a Gaussian response; 1 without a phi."""
         return 1.0 if self.dispersion is None else float(np.sqrt(self.dispersion))
 
     @cached_property
     def vcov_all(self) -> pd.DataFrame:
-        """Joint covariance of (beta, theta, log phi): twice the inverse Hessian of the deviance.
+        """Joint covariance of (beta, theta, dispersion): twice the inverse Hessian of the deviance.
 
         A variance at zero has no sampling distribution of this kind: the rows of its column of
-        Lambda are zero. At nagq = 0 the beta part is (RX'RX)^-1, theta held fixed.
+        Lambda are zero. At nagq = 0 and with reml the beta part is (RX'RX)^-1, theta held fixed.
         """
         names = [*self._names, *varcorr.theta_names(self.frame)]
-        if self.dispersion is not None:
-            names.append("log(phi)")
+        names += parameter_names.dispersion_names(self)
         H = np.array(self.estimate.hessian)
         free = np.ones(len(H), bool)
         p, m = len(self._names), len(self.theta)
@@ -151,8 +163,14 @@ class Fit:
 
     @property
     def deviance(self) -> float:
-        """-2 log-likelihood."""
-        return float(self.estimate.deviance)
+        """-2 log-likelihood, without the penalties of priors."""
+        return float(self.estimate.deviance) - self.penalty
+
+    @cached_property
+    def penalty(self) -> float:
+        """-2 log prior density at the estimate, 0 without priors."""
+        with engine():
+            return float(priors.penalty(self.estimate.params, self.model))
 
     @property
     def nobs(self) -> int:
@@ -190,6 +208,11 @@ class Fit:
     def nagq(self) -> int:
         """Quadrature points per random effect: 1 is Laplace; 0 the joint mode of u and beta."""
         return self.estimate.nagq
+
+    @property
+    def reml(self) -> bool:
+        """Whether the likelihood is the restricted one."""
+        return self.estimate.reml
 
     @property
     def status(self) -> Status:
@@ -265,6 +288,7 @@ class Fit:
     icc = explained.icc
     vif = design_checks.vif
     leverage = design_checks.leverage
+    laplace_error = laplace_error.laplace_error
     check = check.check
     glance = tidy.glance
     augment = tidy.augment

@@ -8,13 +8,44 @@ from __future__ import annotations
 
 from glmm_jax import links
 from glmm_jax.families.base import Family
+from glmm_jax.families.beta import Beta
+from glmm_jax.families.beta_binomial import BetaBinomial
 from glmm_jax.families.binomial import Bernoulli, Binomial
+from glmm_jax.families.conway_maxwell_poisson import ConwayMaxwellPoisson
+from glmm_jax.families.exponential import Exponential
 from glmm_jax.families.gamma import Gamma
 from glmm_jax.families.gaussian import Gaussian
+from glmm_jax.families.generalized_poisson import GeneralizedPoisson
+from glmm_jax.families.inverse_gaussian import InverseGaussian
+from glmm_jax.families.lognormal import Lognormal
+from glmm_jax.families.negative_binomial import NegativeBinomial, NegativeBinomial1
 from glmm_jax.families.poisson import Poisson
+from glmm_jax.families.student_t import StudentT
+from glmm_jax.families.tweedie import Tweedie
+from glmm_jax.families.weibull import Weibull
 from glmm_jax.links import Link
 
-__all__ = ["Bernoulli", "Binomial", "Family", "Gamma", "Gaussian", "Poisson", "get"]
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "BetaBinomial",
+    "Binomial",
+    "ConwayMaxwellPoisson",
+    "Exponential",
+    "Family",
+    "Gamma",
+    "Gaussian",
+    "GeneralizedPoisson",
+    "InverseGaussian",
+    "Lognormal",
+    "NegativeBinomial",
+    "NegativeBinomial1",
+    "Poisson",
+    "StudentT",
+    "Tweedie",
+    "Weibull",
+    "get",
+]
 
 _FAMILIES: dict[str, type[Family]] = {
     "bernoulli": Bernoulli,
@@ -23,6 +54,26 @@ _FAMILIES: dict[str, type[Family]] = {
     "gamma": Gamma,
     "gaussian": Gaussian,
     "normal": Gaussian,
+    # Then glmmTMB's names beside ours, where it has others.
+    "negative_binomial": NegativeBinomial,
+    "nbinom2": NegativeBinomial,
+    "negative_binomial_1": NegativeBinomial1,
+    "nbinom1": NegativeBinomial1,
+    "beta": Beta,
+    "beta_family": Beta,
+    "beta_binomial": BetaBinomial,
+    "betabinomial": BetaBinomial,
+    "inverse_gaussian": InverseGaussian,
+    "student_t": StudentT,
+    "t_family": StudentT,
+    "lognormal": Lognormal,
+    "exponential": Exponential,
+    "weibull": Weibull,
+    "generalized_poisson": GeneralizedPoisson,
+    "genpois": GeneralizedPoisson,
+    "tweedie": Tweedie,
+    "conway_maxwell_poisson": ConwayMaxwellPoisson,
+    "compois": ConwayMaxwellPoisson,
 }
 
 # A quasi-likelihood is no probability density, so there is nothing to integrate over the random

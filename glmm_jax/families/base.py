@@ -57,7 +57,8 @@ class Family:
 
     def __init__(self, link: str | Link | None = None):
         chosen = self.default_link if link is None else links.get(link)
-        if chosen.name not in self.allowed_links:
+        # A link of the caller's own bears the caller's responsibility for its range.
+        if not isinstance(chosen, links.Custom) and chosen.name not in self.allowed_links:
             allowed = ", ".join(repr(name) for name in self.allowed_links)
             raise ValueError(
                 f"link={chosen.name!r} does not fit the {self.name} family; use one of {allowed}"
@@ -193,6 +194,38 @@ def several_parameters(family: Family, dispersion: Dispersion) -> Sequence[Array
             f"give {', '.join(names)}"
         )
     return dispersion
+
+
+def parameter_values(family: Family, dispersion: Dispersion) -> tuple[Array, ...]:
+    """The parameters besides eta as a tuple, whatever their number; see `as_dispersion`.
+
+    Raises:
+        ValueError: their number is another.
+    """
+    if not family.parameters:
+        return ()
+    if len(family.parameters) == 1:
+        return (one_parameter(family, dispersion),)
+    return tuple(several_parameters(family, dispersion))
+
+
+def as_dispersion(values: Sequence[Array]) -> Dispersion:
+    """What a family calls `dispersion`, of a tuple of its parameters: None, one array, a tuple."""
+    if not values:
+        return None
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def reachable(link: Link, y: Array) -> Array:
+    """Means to start from under any link: y where the link of it is finite, else the mean of such.
+
+    With no such value at all, the mean at eta = 0.
+    """
+    finite = jnp.isfinite(link.link(y))
+    total = jnp.sum(jnp.where(finite, y, 0.0))
+    mean = total / jnp.maximum(jnp.sum(finite), 1)
+    usable = jnp.isfinite(link.link(mean))
+    return jnp.where(finite, y, jnp.where(usable, mean, link.inverse(jnp.zeros_like(mean))))
 
 
 def relative_entropy_term(y: Array, fitted: Array) -> Array:

@@ -23,6 +23,7 @@ from glmm_jax.families.base import (
     Family,
     is_integer,
     numeric,
+    reachable,
     relative_entropy_term,
     require,
     require_unit_size,
@@ -85,7 +86,8 @@ class Binomial(Family):
 
     def start_mean(self, y: Array, size: Array | None = None) -> Array:
         """(y + 1/2) / (size + 1), strictly inside (0, 1)."""
-        return (y + 0.5) / ((1.0 if size is None else size) + 1.0)
+        mean = (y + 0.5) / ((1.0 if size is None else size) + 1.0)
+        return reachable(self.link, mean) if isinstance(self.link, links.Custom) else mean
 
     def check(self, y: Any, size: Any = None) -> None:
         """Successes and trials are integers (up to rounding), 0 <= y <= size, size >= 1."""
@@ -151,7 +153,8 @@ class Bernoulli(Family):
 
     def start_mean(self, y: Array, size: Array | None = None) -> Array:
         """(y + 1/2) / 2: 1/4 for a failure, 3/4 for a success."""
-        return (y + 0.5) / 2.0
+        mean = (y + 0.5) / 2.0
+        return reachable(self.link, mean) if isinstance(self.link, links.Custom) else mean
 
     def check(self, y: Any, size: Any = None) -> None:
         """Each value is 0 or 1 (or a boolean), and size is None or ones."""

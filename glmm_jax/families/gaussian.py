@@ -17,7 +17,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from glmm_jax import links
-from glmm_jax.families.base import Dispersion, Family, numeric, one_parameter, require, sized
+from glmm_jax.families.base import (
+    Dispersion,
+    Family,
+    numeric,
+    one_parameter,
+    reachable,
+    require,
+    sized,
+)
 from glmm_jax.links import Link
 
 
@@ -96,6 +104,8 @@ class Gaussian(Family):
         """y itself; under another link than the identity, mean |y| where y has no finite eta."""
         if isinstance(self.link, links.Identity):
             return y
+        if isinstance(self.link, links.Custom):
+            return reachable(self.link, y)
         usable = y > 0 if isinstance(self.link, links.Log) else y != 0
         return jnp.where(usable, y, jnp.mean(jnp.abs(y)))
 

@@ -18,6 +18,7 @@ from glmm_jax.families.base import (
     Family,
     is_integer,
     numeric,
+    reachable,
     relative_entropy_term,
     require,
     require_unit_size,
@@ -45,8 +46,10 @@ class Poisson(Family):
         return mu
 
     def fisher(self, eta: Array, dispersion: Dispersion = None, size: Array | None = None) -> Array:
-        # All three links increase, so |mu'| is mu'.
         slope = elementwise_derivative(self.link.log_mean, eta)
+        if isinstance(self.link, links.Custom):
+            return self.mean(eta) * jnp.square(slope)
+        # The links with a name all increase, so |mu'| is mu'.
         return jnp.exp(self.link.log_abs_derivative(eta)) * slope
 
     def unit_deviance(
@@ -65,7 +68,8 @@ class Poisson(Family):
 
     def start_mean(self, y: Array, size: Array | None = None) -> Array:
         """y + 0.1, positive where y is zero."""
-        return y + 0.1
+        positive = y + 0.1
+        return reachable(self.link, positive) if isinstance(self.link, links.Custom) else positive
 
     def check(self, y: Any, size: Any = None) -> None:
         """Counts are non-negative integers (up to rounding), and size is None or ones."""

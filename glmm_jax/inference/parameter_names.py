@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from glmm_jax.build import PARAMETER_OF
 from glmm_jax.covariance import Full
 
 if TYPE_CHECKING:
@@ -62,6 +63,17 @@ def layout(fit: Fit) -> Layout:
     """The layout of a fit's parameters."""
     blocks = tuple(len(block.names) for block in fit.frame.blocks)
     return Layout(len(fit.frame.X_names), blocks, fit.dispersion is not None)
+
+
+def dispersion_names(fit: Fit) -> list[str]:
+    """Names of the coefficients of the family's parameters besides eta, in the engine's order:
+    "log(phi)" for a constant, "log(phi): x" for a column of its model.
+    """
+    models = {PARAMETER_OF[model.argument]: model for model in fit.frame.parameter_models}
+    out = []
+    for name in fit.family.parameters:
+        out += [f"{name}: {c}" for c in models[name].names] if name in models else [name]
+    return out
 
 
 def names(fit: Fit) -> list[str]:

@@ -84,6 +84,13 @@ def solve(structure: Structure, factor: Factor, right: jax.Array) -> jax.Array:
     return solved if right.ndim == 2 else solved[:, 0]
 
 
+def solve_transposed(structure: Structure, factor: Factor, right: jax.Array) -> jax.Array:
+    """L^-T right with H = L L', for right (q, r). Standard normal columns get covariance H^-1."""
+    if isinstance(factor, tuple):
+        return jax.scipy.linalg.solve_triangular(factor[1], right, lower=True, trans="T")
+    return join(schur.solve_transposed(factor, split(structure, right)))
+
+
 def dense_system(
     structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -13,6 +13,7 @@ tuples with an array (levels, k, columns) per factor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -122,7 +123,6 @@ def solve(factor: SchurFactor, right: Blocks) -> Blocks:
     """H^-1 right, for one (levels, k, columns) array per factor."""
     structure = factor.structure
     E, F = structure.eliminated, len(structure.levels)
-    columns = right[0].shape[-1]
     values = list(right)
     for f in range(E):
         values[f] = block_diagonal.solve_lower(factor.lower[f], values[f])
@@ -133,13 +133,44 @@ def solve(factor: SchurFactor, right: Blocks) -> Blocks:
             segments = structure.levels[g]
             values[g] = values[g] - total(product, structure.edge_right[name], segments)
     if structure.rest:
-        stacked = jnp.concatenate([values[g].reshape(-1, columns) for g in structure.rest])
-        solved = dense.solve(factor.rest, factor.rest_lower, stacked)
-        start = 0
-        for g in structure.rest:
-            size = structure.sizes[g]
-            values[g] = solved[start : start + size].reshape(values[g].shape)
-            start += size
+        values = _on_rest(
+            structure, values, lambda right: dense.solve(factor.rest, factor.rest_lower, right)
+        )
+    return _backward(factor, values)
+
+
+def solve_transposed(factor: SchurFactor, right: Blocks) -> Blocks:
+    """L^-T right with H = L L', for one (levels, k, columns) array per factor."""
+    values = list(right)
+    if factor.structure.rest:
+        values = _on_rest(
+            factor.structure,
+            values,
+            lambda right: jax.scipy.linalg.solve_triangular(
+                factor.rest_lower, right, lower=True, trans="T"
+            ),
+        )
+    return _backward(factor, values)
+
+
+def _on_rest(
+    structure: Structure, values: list[jax.Array], function: Callable[[jax.Array], jax.Array]
+) -> list[jax.Array]:
+    """The parts of the dense remainder replaced by a function of them, stacked as a matrix."""
+    columns = values[0].shape[-1]
+    stacked = jnp.concatenate([values[g].reshape(-1, columns) for g in structure.rest])
+    changed, start = function(stacked), 0
+    for g in structure.rest:
+        size = structure.sizes[g]
+        values[g] = changed[start : start + size].reshape(values[g].shape)
+        start += size
+    return values
+
+
+def _backward(factor: SchurFactor, values: list[jax.Array]) -> Blocks:
+    """The substitution in the eliminated factors, last to first, given the remainder."""
+    structure = factor.structure
+    E, F = structure.eliminated, len(structure.levels)
     for f in reversed(range(E)):
         for g in range(f + 1, F):
             name = f"{f},{g}"

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from glmm_jax import pirls
+from glmm_jax import pirls, priors
 from glmm_jax.model import Model, Params
 from glmm_jax.model import check as check_params
 from glmm_jax.objective import laplace, quadrature
@@ -34,8 +34,10 @@ def marginal(
 def at_mode(params: Params, model: Model, u: jax.Array, nagq: int) -> jax.Array:
     """The deviance of nagq >= 1 as a function of the conditional mode as well, ()."""
     if nagq == 1:
-        return laplace.deviance_at_mode(params, model, u)
-    return quadrature.deviance_at_mode(params, model, u, nagq)
+        value = laplace.deviance_at_mode(params, model, u)
+    else:
+        value = quadrature.deviance_at_mode(params, model, u, nagq)
+    return value + priors.penalty(params, model) if model.priors else value
 
 
 def check(model: Model, nagq: Any, reml: Any = False) -> None:
@@ -52,12 +54,18 @@ def check(model: Model, nagq: Any, reml: Any = False) -> None:
             f"reml=True with nagq={nagq}: the integral over beta is a Laplace approximation; use "
             "nagq=1"
         )
+    if model.priors and is_joint(nagq, reml):
+        raise ValueError(
+            f"priors are given with nagq={nagq}, reml={reml}: beta is then found without them; use "
+            "nagq=1 (or more) and reml=False"
+        )
     if nagq > 1:
         quadrature.check(model, nagq)
 
 
 def deviance(params: Params, model: Model, nagq: int = 1, reml: bool = False) -> jax.Array:
-    """-2 log marginal likelihood of the parameters, (), with all constants of the density.
+    """-2 log marginal likelihood of the parameters, (), with all constants of the density, plus the
+    penalties of the model if it has any.
 
     Differentiable to any order, forward and reverse, in the parameters and in every float array
     of the model; works under `jit` and `vmap`.
