@@ -125,10 +125,25 @@ def profiles(results: dict[str, Any]) -> str:
     return rows_of(head, body)
 
 
+def bootstrap(results: dict[str, Any]) -> str:
+    """All replicates of a parametric bootstrap."""
+    body = []
+    for case in results["cases"]:
+        ours, lme4, n = case["ours"], case["lme4"], f"{case['replicates']:,}"
+        scaled = f" (scaled from {lme4['replicates']})" if lme4["scaled"] else ""
+        body.append([case["case"], n, "glmm_jax, first call", seconds(ours["first"]), ""])
+        body.append([case["case"], n, "glmm_jax, later calls", seconds(ours["median"]), ""])
+        name = f"lme4 bootMer, {lme4['processes']} processes{scaled}"
+        ratios = f"{ratio(case['ratio_first'])}, {ratio(case['ratio'])}"
+        body.append([case["case"], n, name, seconds(lme4["seconds_for_all"]), ratios])
+    return rows_of(["case", "replicates", "program", "time", "/ our first, later calls"], body)
+
+
 KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "single_fits": ("Single fits", single_fits),
     "cold_start": ("Fresh processes", cold_start),
     "profiles": ("Profile likelihood", profiles),
+    "bootstrap": ("Parametric bootstrap", bootstrap),
     "busy_core": ("With a core kept busy", busy_core),
 }
 

@@ -2,16 +2,92 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from glmm_jax import families
+from glmm_jax.fitting import Call, fit_frame
+from glmm_jax.formula.frame import build_frame
+from glmm_jax.formula.rows import as_data_frame
+from glmm_jax.formula.update import merged
+
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
+
+CALL = tuple(field.name for field in fields(Call) if field.name != "data")
+OTHERS = ("family", "link", "start", "progress")
 
 
 def update(
     fit: Fit, formula: str | None = None, data: pd.DataFrame | None = None, **changes: Any
 ) -> Fit:
-    """The call of `glmer` again with changes; formula as in R, for example "~ . - livch"."""
-    raise NotImplementedError
+    """The call of `glmer` again with changes: what is not given stays as it was.
+
+    Parameters
+    ----------
+    formula : as R's `update` has it; a dot stands for what was there: "~ . - livch",
+        ". ~ . + x", "y2 ~ .", "~ . - (1 | district) + (urban | district)". A formula without a
+        dot replaces the old one.
+    data : another data frame.
+    changes : any other argument of `glmer`: family, link, weights, offset, trials, nagq, start,
+        curvature, optimizer, max_steps, na_action, progress. A family without a link has its
+        default link; a link alone changes that of the family.
+
+    Returns
+    -------
+    A new Fit; this one stays.
+
+    Raises
+    ------
+    ValueError : an argument that `glmer` does not have, a term to remove that is not there, no
+        data (a fit that was loaded from a file keeps none: give data=), or what `glmer` refuses.
+    """
+    unknown = sorted(set(changes) - {*CALL, *OTHERS})
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]}= is no argument of glmer; use one of {', '.join([*OTHERS, *CALL])}"
+        )
+    table = fit.call.data if data is None else as_data_frame(data).copy(deep=False)
+    if table is None:
+        raise ValueError(
+            "data=None, and this fit has no data with it, since it was loaded from a file; give "
+            "the data frame that it was made of, data="
+        )
+    old = fit.frame.formula.text
+    text = old if formula is None else merged(old, formula)
+    family = _family(fit, changes)
+    kept = {name: value for name, value in changes.items() if name in CALL}
+    call = replace(fit.call, data=table, **kept)
+    frame = build_frame(
+        text,
+        table,
+        weights=call.weights,
+        offset=call.offset,
+        trials=call.trials,
+        na_action=call.na_action,
+    )
+    fitted = fit_frame(frame, family, call, changes.get("start"), changes.get("progress"))
+    return replace(fit, frame=frame, family=family, call=call, **fitted._asdict())
+
+
+def _family(fit: Fit, changes: dict[str, Any]) -> families.Family:
+    """The family with its link."""
+    link = changes.get("link")
+    if "family" in changes:
+        return families.get(changes["family"], link)
+    if link is None:
+        return fit.family
+    # The family as it is, parameters of its own included, with the link that the other has.
+    return _with_link(fit.family, link)
+
+
+def _with_link(family: families.Family, link: Any) -> families.Family:
+    """The same family with another link.
+
+    Raises:
+        ValueError: the link is unknown or does not fit the family.
+    """
+    own = {field.name: getattr(family, field.name) for field in fields(family)}
+    return type(family)(**{**own, "link": link})
