@@ -441,13 +441,14 @@ def test_walk_halves_a_step_that_goes_much_too_far() -> None:
 
 
 def test_a_boundary_just_short_of_the_cutoff_ends_the_profile() -> None:
-    # A deviance that is even about a standard deviation of zero, where zeta is -1.93.
+    # A deviance that is even about a standard deviation of zero, where zeta is -1.94: the walk
+    # must neither pass below zero nor give up between 1.94 and 1.96.
     found = walk(
-        lambda w: (1.93 * (abs(w + 1) - 1)) ** 2,
-        lambda w: 2 * 1.93**2 * (abs(w + 1) - 1) * np.sign(w + 1),
+        lambda w: (1.94 * (1 - (w + 1) ** 2)) ** 2,
+        lambda w: -4 * 1.94**2 * (1 - (w + 1) ** 2) * (w + 1),
         bounds=(-1.0, np.inf),
-        error=1 / 1.93,
+        error=1 / (2 * 1.94),
     )
     found.run(1.96, [1.96])
     assert found.ends == ["boundary", "cutoff"]
-    assert found.nodes[0].w == -1.0 and found.nodes[0].zeta == pytest.approx(-1.93)
+    assert found.nodes[0].w == -1.0 and found.nodes[0].zeta == pytest.approx(-1.94)
