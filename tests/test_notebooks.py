@@ -19,8 +19,13 @@ from reference_cases import cases
 ROOT = Path(__file__).parent.parent
 PATH = ROOT / "notebooks" / "contraception.ipynb"
 MODELS = ("cm1", "cm2", "cm3", "cm4", "cm5", "cm6")
+# Lowest deviances of cm4 with a standard deviation or the correlation held (the last of each name).
+PROFILE = json.loads((ROOT / "tests/reference/inference_profile.json").read_text("utf-8"))["cm4"]
+POINTS = {name: value for name, value, _ in PROFILE["points"] if name.startswith(("sd", "cor"))}
 # Asked of the kernel when the last cell has run; the answer is no part of the notebook.
-QUESTION = """
+QUESTION = (
+    f"POINTS = {POINTS!r}"
+    + """
 import json
 names = ["cm1", "cm2", "cm3", "cm4", "cm5", "cm6"]
 print(json.dumps({
@@ -30,10 +35,11 @@ print(json.dumps({
     "gradient": float(np.abs(np.array(gradient) * errors).max()),
     "quadrature": quadrature,
     "failed": int(boot.failed),
-    "profile": profile3.conf_int().loc["sd(Intercept | district)"].tolist(),
+    "zeta": {name: float(profile4.zeta(name, value)) for name, value in POINTS.items()},
     "verdict": cm6.check().verdict,
 }))
 """
+)
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -83,7 +89,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
         "IPYTHONDIR": str(tmp_path_factory.mktemp("ipython")),
     }
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-    client = NotebookClient(notebook, km=ThisInterpreter(), timeout=300)
+    client = NotebookClient(notebook, kernel_manager_class=ThisInterpreter, timeout=300)
     client.execute(env=environment, cwd=str(tmp_path_factory.mktemp("work")))
     return notebook
 
@@ -114,10 +120,10 @@ def test_it_runs_and_shows_the_same_pictures(executed: NotebookNode) -> None:
 
 
 def test_its_fits_are_those_of_the_reference(answer: dict) -> None:
-    reference = {case.name: case for case in cases(engine="lme4", nagq=1)}
+    reference = {case.id: case for case in cases(engine="lme4", nagq=1)}
     for name in MODELS:
         np.testing.assert_allclose(
-            answer["llf"][name], reference[f"{name}/lme4"].log_likelihood, rtol=0, atol=1e-6
+            answer["llf"][name], reference[name].log_likelihood, rtol=0, atol=1e-6
         )
 
 
@@ -125,14 +131,16 @@ def test_its_own_computations_agree_with_the_package(answer: dict) -> None:
     assert abs(answer["by_hand"] - answer["llf"]["cm3"]) < 1e-8
     assert answer["mode"] < 1e-12
     assert answer["gradient"] < 1e-6
-    quadrature = {case.name: case for case in cases(engine="lme4", nagq=25)}["cm3_agq25/lme4"]
+    quadrature = {case.id: case for case in cases(engine="lme4", nagq=25)}["cm3_agq25"]
     assert abs(answer["quadrature"] - quadrature.log_likelihood) < 1e-6
 
 
-def test_intervals_and_verdict(answer: dict) -> None:
-    # lme4's profile interval of this standard deviation, from tests/reference.
-    reference = json.loads((ROOT / "tests/reference/inference_profile.json").read_text())
-    assert reference  # see test_profile for all of its numbers
+def test_profile_bootstrap_and_check(answer: dict) -> None:
+    lowest = {name: deviance for name, _, deviance in PROFILE["points"]}
+    assert len(answer["zeta"]) == 3
+    for name, zeta in answer["zeta"].items():
+        rise = lowest[name] - PROFILE["deviance"]
+        assert zeta**2 == pytest.approx(rise, abs=1e-3), name
     assert answer["failed"] == 0
     assert "nothing was found" in answer["verdict"]
 
