@@ -4,9 +4,8 @@
 
 Each data set is simulated from known parameters and fitted; 95 % Wald, profile and bootstrap
 (percentile and basic) intervals are made for every coefficient and standard deviation, and those
-that hold the true value are counted. The table says how often, with the Monte-Carlo error of a
-proportion, and how many fits or intervals failed (they are counted as misses). Results are written
-to benchmarks/results/coverage.json with machine and versions.
+that hold the true value are counted. A fit or an interval that failed counts as a miss. Results are
+written to benchmarks/results/coverage.json with machine and versions.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
+import report
 from machine import RESULTS, header, write
 
 import glmm_jax as gj
@@ -122,23 +122,6 @@ def run(design: Design, datasets: int, replicates: int, seed: int) -> dict:
     }
 
 
-def table(result: dict) -> str:
-    """Markdown table of one design."""
-    error = 100 * np.sqrt(LEVEL * (1 - LEVEL) / result["datasets"])
-    lines = [
-        f"{result['design']}; {result['datasets']} data sets, Monte-Carlo standard error "
-        f"{error:.1f} %; {result['failed']} fits failed, {result['singular']} had a variance of "
-        "zero.",
-        "",
-        "| parameter | true | " + " | ".join(METHODS) + " |",
-        "|---|---|" + "---|" * len(METHODS),
-    ]
-    for name, true in result["truth"].items():
-        cells = [f"{100 * result['coverage'][m][name]:.1f} %" for m in METHODS]
-        lines.append(f"| {name.replace('|', chr(92) + '|')} | {true} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", type=int, default=500)
@@ -146,14 +129,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     results = header("coverage", options)
-    results["versions"] = {name: version(name) for name in ("jax", "numpy", "pandas")}
-    results["versions"]["glmm_jax"] = gj.__version__
-    results["designs"] = []
+    versions = {name: version(name) for name in ("jax", "numpy", "pandas")}
+    results["versions"] = {"glmm_jax": {"glmm_jax": gj.__version__, **versions}}
+    results["level"], results["designs"] = LEVEL, []
     for design in DESIGNS:
         found = run(design, options.datasets, options.replicates, options.seed)
         results["designs"].append(found)
-        print(table(found), end="\n\n", flush=True)
         write(results, RESULTS / "coverage.json")
+    print(report.coverage(results))
 
 
 if __name__ == "__main__":

@@ -139,11 +139,35 @@ def bootstrap(results: dict[str, Any]) -> str:
     return rows_of(["case", "replicates", "program", "time", "/ our first, later calls"], body)
 
 
+def coverage(results: dict[str, Any]) -> str:
+    """How often intervals hold the true value, by parameter and method."""
+    body = []
+    for design in results["designs"]:
+        for name, true in design["truth"].items():
+            shares = [found[name] for found in design["coverage"].values()]
+            body.append(
+                [design["design"], name, f"{true:g}", *(f"{100 * s:.1f} %" for s in shares)]
+            )
+    methods = list(results["designs"][0]["coverage"])
+    runs = results["designs"][0]["datasets"]
+    error = 100 * (results["level"] * (1 - results["level"]) / runs) ** 0.5
+    failed = "; ".join(
+        f"{d['design']}: {d['failed']} fits failed, {d['singular']} had a variance of zero"
+        for d in results["designs"]
+    )
+    foot = (
+        f"{runs} data sets each, nominal {100 * results['level']:.0f} %, Monte-Carlo standard "
+        f"error {error:.1f} %. {failed}."
+    )
+    return f"{rows_of(['design', 'parameter', 'true', *methods], body)}\n\n{foot}"
+
+
 KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "single_fits": ("Single fits", single_fits),
     "cold_start": ("Fresh processes", cold_start),
     "profiles": ("Profile likelihood", profiles),
     "bootstrap": ("Parametric bootstrap", bootstrap),
+    "coverage": ("Coverage of confidence intervals", coverage),
     "busy_core": ("With a core kept busy", busy_core),
 }
 

@@ -438,3 +438,17 @@ def test_walk_halves_a_step_that_goes_much_too_far() -> None:
     zeta = np.array([node.zeta for node in found.nodes])
     assert found.ends == ["cutoff", "cutoff"]
     assert np.min(np.abs(zeta - 1.96)) < 1e-4
+
+
+def test_a_boundary_just_short_of_the_cutoff_ends_the_profile() -> None:
+    # A deviance that is even about a standard deviation of zero, where zeta is -1.94: the walk
+    # must neither pass below zero nor give up between 1.94 and 1.96.
+    found = walk(
+        lambda w: (1.94 * (1 - (w + 1) ** 2)) ** 2,
+        lambda w: -4 * 1.94**2 * (1 - (w + 1) ** 2) * (w + 1),
+        bounds=(-1.0, np.inf),
+        error=1 / (2 * 1.94),
+    )
+    found.run(1.96, [1.96])
+    assert found.ends == ["boundary", "cutoff"]
+    assert found.nodes[0].w == -1.0 and found.nodes[0].zeta == pytest.approx(-1.94)

@@ -146,9 +146,13 @@ class Walk:
             beyond = next((i for i, n in enumerate(chain) if abs(n.zeta) >= abs(zeta)), None)
             if beyond is None:
                 last = chain[-1]
-                if self.ends[side > 0] != CUTOFF or last.slope <= 0 or last.w == bound:
+                if self.ends[side > 0] == CUTOFF and last.w == bound:
+                    # Within `REACHED` of the cutoff, but the boundary comes first.
+                    self.ends[side > 0] = BOUNDARY
+                if self.ends[side > 0] != CUTOFF or last.slope <= 0:
                     return
                 w = last.w + (zeta - last.zeta) / last.slope
+                w = bound if side * (bound - w) <= ROUNDING else w
             elif beyond == 0:
                 return
             else:
