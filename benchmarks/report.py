@@ -139,6 +139,20 @@ def bootstrap(results: dict[str, Any]) -> str:
     return rows_of(["case", "replicates", "program", "time", "/ our first, later calls"], body)
 
 
+def objectives(results: dict[str, Any]) -> str:
+    """Cost of deviances and gradients."""
+    body = [
+        [case["case"], "Laplace" if entry["nagq"] == 1 else f"{entry['nagq']} nodes",
+         seconds(entry["value"]), seconds(entry["gradient"]),
+         ratio(entry["value_to_laplace"]), ratio(entry["gradient_to_value"])]
+        for case in results["cases"]
+        for entry in case["entries"]
+    ]  # fmt: skip
+    head = ["case", "integral", "value", "value and gradient", "value / Laplace value",
+            "gradient / value"]  # fmt: skip
+    return rows_of(head, body)
+
+
 def coverage(results: dict[str, Any]) -> str:
     """How often intervals hold the true value, by parameter and method."""
     body = []
@@ -167,6 +181,7 @@ KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cold_start": ("Fresh processes", cold_start),
     "profiles": ("Profile likelihood", profiles),
     "bootstrap": ("Parametric bootstrap", bootstrap),
+    "objectives": ("Cost of an objective", objectives),
     "coverage": ("Coverage of confidence intervals", coverage),
     "busy_core": ("With a core kept busy", busy_core),
 }
