@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from glmm_jax import datasets, families, links
+from glmm_jax import datasets, families, links, priors
 from glmm_jax.build import build_model
 from glmm_jax.estimate import Estimate, estimate
 from glmm_jax.glmer import glmer
@@ -40,6 +40,7 @@ __all__ = [
     "glmer",
     "links",
     "load",
+    "priors",
 ]
 
 

@@ -93,6 +93,7 @@ def fit_file(options: argparse.Namespace) -> Fit:
         offset=options.offset,
         trials=options.trials,
         nagq=options.nagq,
+        reml=options.reml,
         curvature=options.curvature,
         na_action=options.na_action,
     )
@@ -116,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("formula", help='as in lme4, quoted: "y ~ x + (1 | group)"')
     fit.add_argument("data", help="CSV file with a header line")
     fit.add_argument(
-        "--family", default="gaussian", help="bernoulli, binomial, poisson or gaussian (default)"
+        "--family",
+        default="gaussian",
+        help="bernoulli, binomial, poisson, negative_binomial ... (default: gaussian)",
     )
     fit.add_argument("--link", help="link function (default: the family's own)")
     fit.add_argument("--weights", metavar="COLUMN", help="prior weights")
@@ -125,13 +128,18 @@ def _parser() -> argparse.ArgumentParser:
         "--trials", metavar="COLUMN", help="trials, where the response is a proportion or a count"
     )
     fit.add_argument(
-        "--nagq", type=int, default=1, help="1: Laplace approximation (default); 0: faster, biased"
+        "--nagq",
+        type=int,
+        default=1,
+        help="1: Laplace approximation (default); more: nodes of adaptive quadrature in each "
+        "dimension; 0: faster, biased",
     )
+    fit.add_argument("--reml", action="store_true", help="restricted maximum likelihood")
     fit.add_argument(
         "--curvature",
         choices=CURVATURES,
-        default="expected",
-        help="information in the Laplace approximation: expected (lme4, default) or observed (TMB)",
+        help="information in the Laplace approximation: expected (lme4; the default where the "
+        "family knows it) or observed (TMB)",
     )
     fit.add_argument(
         "--na-action",

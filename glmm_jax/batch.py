@@ -22,6 +22,7 @@ def estimate_responses(
     optimizer: Any = "quasi-newton",
     max_steps: int = MAX_STEPS,
     *,
+    reml: bool = False,
     batch_size: int | None = None,
 ) -> Estimate:
     """Maximum-likelihood estimates of a model for each of B responses.
@@ -30,7 +31,7 @@ def estimate_responses(
     ----------
     model : from `build_model`; its own response is not used.
     responses : (B, n).
-    nagq, optimizer, max_steps : as for `estimate`.
+    nagq, optimizer, max_steps, reml : as for `estimate`.
     start : parameters that every search starts from; default: starting values of each response.
     batch_size : how many fits go side by side; None, one after another. On a CPU that is fastest:
         fits side by side end together, with the slowest. An accelerator needs many.
@@ -45,16 +46,16 @@ def estimate_responses(
     ValueError : responses that are no array of floats (B, n), a batch_size that is no positive
         integer, or what `estimate` does not accept.
     """
-    checked(model, nagq, start, optimizer, max_steps)
+    checked(model, nagq, start, optimizer, max_steps, reml)
     _check(model, responses, batch_size)
 
     def one(y: jax.Array) -> Estimate:
-        return estimate(replace(model, y=y), nagq, start, optimizer, max_steps)
+        return estimate(replace(model, y=y), nagq, start, optimizer, max_steps, reml)
 
     return jax.lax.map(one, responses, batch_size=batch_size)
 
 
-@partial(jax.jit, static_argnames=("nagq", "method", "max_steps", "batch_size"))
+@partial(jax.jit, static_argnames=("nagq", "method", "max_steps", "reml", "batch_size"))
 def responses_program(
     model: Model,
     responses: jax.Array,
@@ -63,12 +64,14 @@ def responses_program(
     nagq: int,
     method: FirstOrder,
     max_steps: int,
+    reml: bool = False,
     batch_size: int | None = None,
 ) -> Estimate:
     """What `estimate_responses` computes, without derivatives: `estimate.program` for each row."""
 
     def one(y: jax.Array) -> Estimate:
-        return program(replace(model, y=y), given, nagq=nagq, method=method, max_steps=max_steps)
+        here = replace(model, y=y)
+        return program(here, given, nagq=nagq, method=method, max_steps=max_steps, reml=reml)
 
     return jax.lax.map(one, responses, batch_size=batch_size)
 

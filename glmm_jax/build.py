@@ -224,10 +224,10 @@ def _sizes_and_weights(frame: Frame, family: Family) -> tuple[np.ndarray | None,
     """What `weights=` and `trials=` mean for the family: (size, case weights)."""
     if family.weights_are_precisions and frame.weights is not None:
         return frame.weights, None
-    if frame.trials is not None and family.name != "binomial":
+    if frame.trials is not None and family.name not in ("binomial", "beta-binomial"):
         raise ValueError(
             f"trials= (or cbind) was given, but family={family.name!r} has no trials; "
-            "use family='binomial'"
+            "use family='binomial' or 'beta_binomial'"
         )
     return frame.trials, frame.weights
 

@@ -74,8 +74,8 @@ def point(
     The gradient in w comes with that in x, and at the minimum it is the derivative of the profile.
 
     Parameters: x (P,), u (q,), B (P, P), where to start, most often predicted from neighbouring
-    points; natural (P,), size of each parameter; max_steps, limit on the gradients computed; nagq, nodes
-    of the quadrature, 1 for Laplace.
+    points; natural (P,), size of each parameter; max_steps, limit on the gradients computed; nagq,
+    nodes of the quadrature, 1 for Laplace.
     """
     slack = 50 * float(jnp.finfo(x.dtype).eps)
 

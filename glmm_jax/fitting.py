@@ -1,8 +1,8 @@
-"""A frame and settings in, an estimate out: what fitting, refitting and updating share."""
+"""A call in, an estimate out: what fitting, refitting and updating share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from glmm_jax import families
 from glmm_jax.build import Placement, place
 from glmm_jax.estimate import MAX_STEPS, Estimate, checked, program
 from glmm_jax.families.base import Family
-from glmm_jax.formula.frame import Frame
-from glmm_jax.model import Model, Params
+from glmm_jax.formula.frame import Frame, build_frame
+from glmm_jax.model import Model, Params, flatten
+from glmm_jax.objective.marginal import check
+from glmm_jax.priors import listed
 from glmm_jax.progress import clock
 from glmm_jax.runtime import engine, run
 
@@ -24,7 +27,10 @@ class Call:
     """What `glmer` was asked for beside formula and family, so that it can be asked again.
 
     data : the data frame, unchanged by anything done to the caller's afterwards; None for a fit
-    that was loaded from a file. The other fields are the arguments of `glmer`.
+    that was loaded from a file. wrapped : whether zero_inflation= made the family a zero-inflated
+    one. settled : whether nagq="auto" found a number of nodes (which stands in nagq) from which
+    more change nothing; None where nagq was given. refitted : whether the response is another than
+    that of the data. The others are the arguments of `glmer`; arrays among them are copies.
     """
 
     data: pd.DataFrame | None
@@ -32,7 +38,7 @@ class Call:
     offset: Any = None
     trials: Any = None
     na_action: str = "drop"
-    nagq: int = 1
+    nagq: Any = 1
     curvature: str | None = None
     optimizer: Any = "quasi-newton"
     max_steps: int = MAX_STEPS
@@ -40,6 +46,22 @@ class Call:
     dispersion: str | None = None
     zero_inflation: str | None = None
     priors: Any = ()
+    wrapped: bool = False
+    settled: bool | None = None
+    refitted: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "offset", "trials"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                copied = value.copy() if isinstance(value, pd.Series) else np.array(value)
+                object.__setattr__(self, name, copied)
+
+
+# Numbers of nodes that nagq="auto" tries in turn, and when it is content: no estimate moves by more
+# of its standard error, nor the log-likelihood.
+NODES = (1, 5, 11, 21, 41, 81)
+MOVED, GAINED = 1e-3, 1e-4
 
 
 class Fitted(NamedTuple):
@@ -48,6 +70,86 @@ class Fitted(NamedTuple):
     model: Model
     placement: Placement
     estimate: Estimate
+
+
+def absorbs(family: Family) -> bool:
+    """Whether the family has thresholds that take the place of the intercept."""
+    return getattr(family, "absorbs_intercept", False)
+
+
+def prepared(formula: Any, family: Family, call: Call) -> tuple[Frame, Family, Call]:
+    """The frame of a call, its family (with excess zeros if it models them), and the call.
+
+    Raises:
+        ValueError: anything wrong with the input.
+    """
+    wrapped = False
+    if call.zero_inflation is not None:
+        given, family = family, families.with_zeros(family)
+        wrapped = family is not given
+    frame = build_frame(
+        formula,
+        call.data,  # type: ignore[arg-type]
+        weights=call.weights,
+        offset=call.offset,
+        trials=call.trials,
+        na_action=call.na_action,
+        dispersion=call.dispersion,
+        zero_inflation=call.zero_inflation,
+        absorbed=absorbs(family),
+    )
+    if absorbs(family):
+        family = family.matched(frame.y)  # type: ignore[attr-defined]
+    return frame, family, replace(call, wrapped=wrapped, priors=listed(call.priors))
+
+
+def fit_call(
+    frame: Frame,
+    family: Family,
+    call: Call,
+    start: Params | None = None,
+    progress: bool | None = None,
+) -> tuple[Fitted, Call]:
+    """The fit of a call whose nagq may be "auto", and the call with the number of nodes.
+
+    Raises:
+        ValueError: as `fit_frame`; nagq="auto" for a model without quadrature, or by REML.
+    """
+    if call.nagq != "auto":
+        return fit_frame(frame, family, call, start, progress), call
+    if call.reml:
+        raise ValueError("nagq='auto' with reml=True: REML is a Laplace approximation; use nagq=1")
+    with engine():
+        model, _ = place(frame, family, call.curvature, True, call.priors)
+    check(model, NODES[1])
+    last, settled = None, False
+    for nodes in NODES:
+        here = replace(call, nagq=nodes)
+        try:
+            found = fit_frame(frame, family, here, start, progress)
+        except ValueError:
+            if last is None:
+                raise
+            break  # more nodes than there is room for
+        settled = last is not None and _same(last.estimate, found.estimate)
+        last, call = found, here
+        if settled or not np.all(np.isfinite(found.estimate.gradient)):
+            break
+        start = found.estimate.params
+    assert last is not None
+    return last, replace(call, settled=settled)
+
+
+def _same(first: Estimate, second: Estimate) -> bool:
+    """Whether two estimates agree to `MOVED` standard errors and `GAINED` in the log-likelihood."""
+    with engine():
+        move = np.asarray(flatten(second.params)) - np.asarray(flatten(first.params))
+    H = np.asarray(second.hessian)
+    used = np.diag(H) > 0
+    inverse = np.linalg.pinv(0.5 * H[np.ix_(used, used)], hermitian=True)
+    error = np.sqrt(np.maximum(np.diag(inverse), 0.0))
+    close = np.all(np.abs(move[used]) <= MOVED * error)
+    return bool(close and abs(float(second.deviance - first.deviance)) <= 2 * GAINED)
 
 
 def fit_frame(

@@ -9,8 +9,7 @@ import pandas as pd
 from glmm_jax import families
 from glmm_jax.estimate import MAX_STEPS
 from glmm_jax.families.base import Family
-from glmm_jax.fitting import Call, fit_frame
-from glmm_jax.formula.frame import build_frame
+from glmm_jax.fitting import Call, fit_call, prepared
 from glmm_jax.formula.rows import as_data_frame
 from glmm_jax.model import Params
 from glmm_jax.results import Fit
@@ -25,7 +24,7 @@ def glmer(
     weights: Any = None,
     offset: Any = None,
     trials: Any = None,
-    nagq: int = 1,
+    nagq: int | str = 1,
     start: Params | None = None,
     curvature: str | None = None,
     reml: bool = False,
@@ -45,7 +44,8 @@ def glmer(
         may be cbind(successes, failures), a proportion with `trials`, a two-level factor, strings
         or booleans.
     data : a data frame (or a dictionary of columns), not changed.
-    family : "bernoulli", "binomial", "poisson", "gaussian", or a `families.Family`.
+    family : "bernoulli", "binomial", "poisson", "gaussian", "negative_binomial" and others (see
+        `families`), or a `families.Family`.
     link : name of a link; None for the family's default.
     weights : column name or (n,) positive numbers that multiply each row's log density (an integer
         weight repeats its row). For the Gaussian family they are precisions, as in lmer:
@@ -54,7 +54,8 @@ def glmer(
     trials : column name or (n,) positive integers, where the response is a proportion or a count.
     nagq : 1, the Laplace approximation; k > 1, adaptive Gauss-Hermite quadrature with k nodes in
         each dimension, for one grouping factor or nested ones; 0, faster and slightly biased: beta
-        at the joint penalised mode.
+        at the joint penalised mode; "auto", quadrature with more and more nodes, until no estimate
+        moves by 1e-3 of its standard error (`fit.nagq` is their number).
     start : `Params` to start from; none are needed.
     curvature : "expected" (lme4) or "observed" (TMB) information in the Laplace determinant; they
         differ for links that are not canonical. None: "expected" where the family knows it.
@@ -83,19 +84,6 @@ def glmer(
 
     Source: Bates (2011), Mixed models in R using the lme4 package, Part 5.
     """
-    chosen = families.get(family, link)
-    if zero_inflation is not None:
-        chosen = families.with_zeros(chosen)
-    frame = build_frame(
-        formula,
-        data,
-        weights=weights,
-        offset=offset,
-        trials=trials,
-        na_action=na_action,
-        dispersion=dispersion,
-        zero_inflation=zero_inflation,
-    )
     call = Call(
         as_data_frame(data).copy(deep=False),
         weights,
@@ -111,4 +99,6 @@ def glmer(
         zero_inflation,
         priors,
     )
-    return Fit(frame, chosen, *fit_frame(frame, chosen, call, start, progress), call)
+    frame, chosen, call = prepared(formula, families.get(family, link), call)
+    fitted, call = fit_call(frame, chosen, call, start, progress)
+    return Fit(frame, chosen, *fitted, call)

@@ -368,7 +368,13 @@ def custom(
     low, high = mean_range
     if not low < high:
         raise ValueError(f"mean_range={mean_range!r}; give (low, high) with low < high")
-    return Custom(inverse, name, (float(low), float(high)), log_mean, log_complement)
+    return Custom(
+        function=inverse,
+        name=name,
+        mean_range=(float(low), float(high)),
+        log_mean_function=log_mean,
+        log_complement_function=log_complement,
+    )
 
 
 _LINKS: dict[str, Link] = {

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -116,15 +116,30 @@ class Wishart:
         return total
 
 
+PRIORS = (Normal, StudentT, Wishart)
+
+
+def listed(priors: Any) -> tuple[Any, ...]:
+    """What the argument priors= holds, one or several, as a tuple; names of coefficients as one."""
+    given = priors if isinstance(priors, Sequence) else (priors,)
+    return tuple(_named(prior) for prior in given)
+
+
+def _named(prior: Any) -> Any:
+    if not isinstance(prior, Normal | StudentT) or prior.of is None:
+        return prior
+    of = (prior.of,) if isinstance(prior.of, str) else tuple(prior.of)
+    return replace(prior, of=of)
+
+
 def resolve(priors: Any, names: Sequence[str]) -> tuple[Penalty, ...]:
     """The penalties of a model whose coefficients have these names.
 
     Raises:
         ValueError: something that is no penalty, or a coefficient that the model has not.
     """
-    given = priors if isinstance(priors, Sequence) else (priors,)
     out = []
-    for prior in given:
+    for prior in listed(priors):
         if isinstance(prior, Normal | StudentT):
             out.append(_placed(prior, names))
         elif callable(prior) and not isinstance(prior, type):

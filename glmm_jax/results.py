@@ -98,14 +98,17 @@ class Fit:
 
     @property
     def dispersion(self) -> float | None:
-        """phi (for the Gaussian family sigma^2); None where there is none, or none for all rows."""
+        """phi (of a Gaussian response sigma^2); None where there is none, or none for all rows."""
         constant = self.dispersion_params.get("log(phi)")
         return None if constant is None else float(np.exp(constant))
 
     @property
     def sigma(self) -> float:
-        """sqrt(phi), the residual standard deviation of a Gaussian response; 1 without a phi."""
-        return 1.0 if self.dispersion is None else float(np.sqrt(self.dispersion))
+        """sqrt(phi) where phi is a factor of the variance (the residual standard deviation of a
+        Gaussian response); NaN where phi has a model, 1 for other families."""
+        if not self.family.variance_scales:
+            return 1.0
+        return np.nan if self.dispersion is None else float(np.sqrt(self.dispersion))
 
     @cached_property
     def vcov_all(self) -> pd.DataFrame:
@@ -226,12 +229,12 @@ class Fit:
 
     @property
     def gradient(self) -> pd.Series:
-        """Gradient of the deviance in (beta, theta, log phi)."""
+        """Gradient of the deviance (penalties included) in (beta, theta, dispersion)."""
         return pd.Series(np.array(self.estimate.gradient), self.vcov_all.index)
 
     @property
     def hessian(self) -> pd.DataFrame:
-        """Hessian of the deviance in (beta, theta, log phi), by automatic differentiation.
+        """Hessian of the deviance in (beta, theta, dispersion), by automatic differentiation.
 
         At the estimate or within 1e-4 standard errors of it.
         """

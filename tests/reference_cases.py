@@ -28,7 +28,14 @@ from glmm_jax.families import Gaussian
 FOLDER = Path(__file__).parent / "reference"
 
 # R's family to glmm_jax's; "binomial" becomes "bernoulli" where each row is one trial.
-FAMILIES = {"binomial": "binomial", "poisson": "poisson", "gaussian": "gaussian"}
+FAMILIES = {
+    "binomial": "binomial", "poisson": "poisson", "gaussian": "gaussian", "nbinom1": "nbinom1",
+    "nbinom2": "nbinom2", "Gamma": "gamma", "inverse.gaussian": "inverse_gaussian",
+    "beta_family": "beta_family", "betabinomial": "betabinomial", "tweedie": "tweedie",
+    "genpois": "genpois", "compois": "compois", "t_family": "t_family",
+    # With a ziformula, as all of these are: a hurdle in our words.
+    "truncated_poisson": "hurdle_poisson", "truncated_nbinom2": "hurdle_nbinom2",
+}  # fmt: skip
 CURVATURES = {"lme4": "expected", "glmmTMB": "observed"}
 POLYNOMIALS = {".L": ".Linear", ".Q": ".Quadratic", ".C": ".Cubic"}
 
@@ -168,11 +175,11 @@ class Case:
         """Return keyword arguments with which `glmm_jax.glmer` fits this case.
 
         Raises:
-            ValueError: REML, a zero-inflation or dispersion formula, or a family without a name
-                in FAMILIES.
+            ValueError: random effects in a zero-inflation formula, or a family without a name in
+                FAMILIES.
         """
-        if not self.plain:
-            raise ValueError(f"{self.key}: glmer has no arguments for it; use cases(plain=True).")
+        if self.ziformula is not None and "|" in self.ziformula:
+            raise ValueError(f"{self.key}: glmer has no random effects in zero_inflation=.")
         if self.family not in FAMILIES:
             raise ValueError(f"{self.key}: family {self.family!r} is not one of {list(FAMILIES)}.")
         frame = self.frame()
@@ -184,6 +191,9 @@ class Case:
             "nagq": self.nagq,
             "curvature": self.curvature,
         }
+        if not self.plain:
+            arguments |= {"reml": self.reml, "dispersion": self.dispformula}
+            arguments["zero_inflation"] = self.ziformula
         response = self.formula.split("~")[0].strip()
         if family == "binomial" and not response.startswith("cbind("):
             if self.weights is not None and not frame[response].isin([0, 1]).all():
@@ -195,6 +205,9 @@ class Case:
             if family == "gaussian" and self.engine == "glmmTMB":
                 # lmer's weights are precisions, glmmTMB's multiply the log-likelihood.
                 return arguments | {"family": Gaussian(self.link, weights="likelihood")}
+        if family.startswith("hurdle_"):
+            # The link belongs to the family of counts inside.
+            assert arguments.pop("link") == "log"
         return arguments | {"family": family}
 
 

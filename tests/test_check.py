@@ -109,7 +109,7 @@ def test_the_joint_mode_is_noted() -> None:
 
 def test_small_clusters_of_zeros_and_ones() -> None:
     (problem,) = findings._clusters(fitted("toenail_visit"))
-    assert problem.severity == "problem" and "adaptive quadrature" in problem.sentence
+    assert problem.severity == "problem" and "nagq='auto'" in problem.sentence
     assert "no more than 7 trials" in problem.sentence
     (fine,) = findings._clusters(fitted("cm4"))
     assert fine.severity == "fine" and "district 26" in fine.sentence

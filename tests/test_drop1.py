@@ -15,6 +15,7 @@ import scipy.stats
 from reference_cases import FOLDER, case
 
 from glmm_jax import Fit, Status, datasets, glmer
+from glmm_jax.families import Gaussian
 from glmm_jax.fitting import Call
 from glmm_jax.formula.fixed import term_columns
 from glmm_jax.formula.frame import build_frame
@@ -163,7 +164,7 @@ def test_without_a_term_the_columns_span_those_of_the_shorter_formula(
     data = small_data().dropna().reset_index(drop=True)
     frame = build_frame(f"y ~ {formula} + (1|g)", data)
     shorter = build_frame(f"y ~ {left} + (1|g)", data)
-    fit: Any = SimpleNamespace(frame=frame, call=Call(data), nobs=len(data))
+    fit: Any = SimpleNamespace(family=Gaussian(), frame=frame, call=Call(data), nobs=len(data))
     names = [one.name for one in term_columns(frame.design.fixed)]
     X = module._reduced(fit, names.index(term)).X
     assert X.shape[1] == np.linalg.matrix_rank(X) == shorter.X.shape[1]

@@ -60,7 +60,7 @@ def test_options_reach_the_fit(csv: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(command_line, "glmer", record)
     options = "--family binomial --link probit --nagq 0 --weights w --offset o --trials size"
-    rest = "--curvature observed --na-action raise"
+    rest = "--curvature observed --na-action raise --reml"
     assert main(["fit", "y ~ x + (1 | g)", csv, *options.split(), *rest.split()]) == 0
     ((formula, data, family, link), keywords) = calls[0]
     assert (formula, family, link) == ("y ~ x + (1 | g)", "binomial", "probit")
@@ -70,6 +70,7 @@ def test_options_reach_the_fit(csv: str, monkeypatch: pytest.MonkeyPatch) -> Non
         "offset": "o",
         "trials": "size",
         "nagq": 0,
+        "reml": True,
         "curvature": "observed",
         "na_action": "raise",
     }
@@ -82,7 +83,7 @@ def test_options_reach_the_fit(csv: str, monkeypatch: pytest.MonkeyPatch) -> Non
         ("incidence ~ period", [], "random"),
         ("incidence ~ period + (1 | herd)", ["--family", "gauss"], "family='gauss'"),
         ("incidence ~ period + (1 | herd)", ["--weights", "w"], "weights"),
-        (FORMULA, ["--family", "binomial", "--nagq", "9"], "nagq=9"),
+        (FORMULA, ["--family", "binomial", "--nagq", "999"], "nagq=999"),
     ],
 )
 def test_a_mistake_gives_one_line_and_code_2(

@@ -22,7 +22,7 @@ from glmm_jax.inference import parameter_names
 from glmm_jax.inference.profile_table import Curve, Profile
 from glmm_jax.inference.profile_walk import Origin, Solution, Walk
 from glmm_jax.model import Params
-from glmm_jax.objective.laplace import deviance
+from glmm_jax.objective.marginal import deviance
 from glmm_jax.optimize import coordinates
 
 REFERENCE = json.loads(

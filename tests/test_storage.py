@@ -200,9 +200,10 @@ def test_the_file_opens_without_this_package(sleep: gj.Fit, sleep_file: Path) ->
         document = json.loads(file["fit.json"])
         for name in file.files:
             assert name in ("fit.json", "sha256.txt") or file[name].dtype != object
-    assert document["version"] == 1
+    assert document["version"] == 2
     assert document["formula"] == sleep.frame.formula.text
     assert document["family"] == {
+        "class": "Gaussian",
         "name": "gaussian",
         "link": "identity",
         "settings": {"weights": "precision"},
@@ -312,7 +313,7 @@ def test_numbers_that_disagree_are_noticed(sleep_file: Path, tmp_path: Path) -> 
         document["frame"]["fields"]["colour"] = "red"
 
     def other(document: Any, arrays: dict[str, np.ndarray]) -> None:
-        document["family"]["name"] = "tweedie"
+        document["family"]["class"] = "Unknown"
 
     for change, said in (
         (moved("frame/y", 1e-6), "the deviance is .* was stored"),
@@ -324,7 +325,7 @@ def test_numbers_that_disagree_are_noticed(sleep_file: Path, tmp_path: Path) -> 
         (cut, "the hessian has shape"),
         (without, "blocks"),
         (unknown, "colour"),
-        (other, "tweedie"),
+        (other, "Unknown"),
     ):
         path = edited(tmp_path / "edited", sleep_file, change)
         with pytest.raises(ValueError, match=f"path: .*edited' is damaged or was made .*{said}"):
@@ -337,7 +338,7 @@ def test_a_later_format_is_refused(sleep_file: Path, tmp_path: Path) -> None:
         document["written by"]["glmm-jax"] = "9.1"
 
     path = edited(tmp_path / "late", sleep_file, change)
-    with pytest.raises(ValueError, match=r"format 99.* reads up to 1.*glmm_jax version 9\.1"):
+    with pytest.raises(ValueError, match=r"format 99.* reads up to 2.*glmm_jax version 9\.1"):
         gj.load(path)
 
 

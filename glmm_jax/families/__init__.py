@@ -6,23 +6,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from glmm_jax import links
 from glmm_jax.families.base import Family
 from glmm_jax.families.beta import Beta
 from glmm_jax.families.beta_binomial import BetaBinomial
 from glmm_jax.families.binomial import Bernoulli, Binomial
 from glmm_jax.families.conway_maxwell_poisson import ConwayMaxwellPoisson
+from glmm_jax.families.custom import custom
 from glmm_jax.families.exponential import Exponential
 from glmm_jax.families.gamma import Gamma
 from glmm_jax.families.gaussian import Gaussian
 from glmm_jax.families.generalized_poisson import GeneralizedPoisson
+from glmm_jax.families.hurdle import Hurdle
 from glmm_jax.families.inverse_gaussian import InverseGaussian
 from glmm_jax.families.lognormal import Lognormal
 from glmm_jax.families.negative_binomial import NegativeBinomial, NegativeBinomial1
+from glmm_jax.families.ordinal import Ordinal
 from glmm_jax.families.poisson import Poisson
 from glmm_jax.families.student_t import StudentT
+from glmm_jax.families.truncated import Truncated
 from glmm_jax.families.tweedie import Tweedie
 from glmm_jax.families.weibull import Weibull
+from glmm_jax.families.zero_inflated import ZeroInflated
 from glmm_jax.links import Link
 
 __all__ = [
@@ -36,15 +43,21 @@ __all__ = [
     "Gamma",
     "Gaussian",
     "GeneralizedPoisson",
+    "Hurdle",
     "InverseGaussian",
     "Lognormal",
     "NegativeBinomial",
     "NegativeBinomial1",
+    "Ordinal",
     "Poisson",
     "StudentT",
+    "Truncated",
     "Tweedie",
     "Weibull",
+    "ZeroInflated",
+    "custom",
     "get",
+    "with_zeros",
 ]
 
 _FAMILIES: dict[str, type[Family]] = {
@@ -74,6 +87,14 @@ _FAMILIES: dict[str, type[Family]] = {
     "tweedie": Tweedie,
     "conway_maxwell_poisson": ConwayMaxwellPoisson,
     "compois": ConwayMaxwellPoisson,
+    "ordinal": Ordinal,
+}
+
+# "zero_inflated_nbinom2" is ZeroInflated(NegativeBinomial()), and so for every family of counts.
+_WRAPPERS: dict[str, Callable[[Family], Family]] = {
+    "truncated_": Truncated,
+    "zero_inflated_": ZeroInflated,
+    "hurdle_": Hurdle,
 }
 
 # A quasi-likelihood is no probability density, so there is nothing to integrate over the random
@@ -103,10 +124,18 @@ def get(family: str | Family | type[Family], link: str | Link | None = None) -> 
             )
         return family
     if isinstance(family, type) and issubclass(family, Family):
+        if family in _WRAPPERS.values():
+            raise ValueError(
+                f"family={family.__name__} changes the zeros of a family of counts; give it one, "
+                f"families.{family.__name__}(families.Poisson())"
+            )
         return family(link)
     if isinstance(family, str):
         if family in _FAMILIES:
             return _FAMILIES[family](link)
+        for prefix, wrapper in _WRAPPERS.items():
+            if family.removeprefix(prefix) in _FAMILIES:
+                return wrapper(_FAMILIES[family.removeprefix(prefix)](link))
         if family.startswith("quasi"):
             remedy = _QUASI_REMEDIES.get(family, "a family with a density")
             raise ValueError(
@@ -114,7 +143,19 @@ def get(family: str | Family | type[Family], link: str | Link | None = None) -> 
                 f"likelihood; for overdispersion use {remedy}, a negative binomial family for "
                 "counts, or a beta-binomial family for proportions"
             )
+    if isinstance(family, type) or callable(family):
+        raise ValueError(f"family={family!r} is no family; give families.custom(log_prob, ...)")
     known = ", ".join(repr(name) for name in _FAMILIES)
     raise ValueError(
-        f"family={family!r} is not known; use one of {known}, or an instance of families.Family"
+        f"family={family!r} is not known; use one of {known}; one of counts with "
+        f"{', '.join(map(repr, _WRAPPERS))} before it; or an instance of families.Family"
     )
+
+
+def with_zeros(family: Family) -> Family:
+    """The family with a probability of excess zeros: as it is if it has one, else zero-inflated.
+
+    Raises:
+        ValueError: the family is none of counts.
+    """
+    return family if "logit(zero)" in family.parameters else ZeroInflated(family)

@@ -53,6 +53,8 @@ class Family:
     allowed_links: ClassVar[tuple[str, ...]]
     has_dispersion: ClassVar[bool]
     has_fisher: ClassVar[bool] = True
+    # Whether phi is nothing but a factor of the variance: Pearson residuals then leave it out.
+    variance_scales: ClassVar[bool] = False
     canonical_link: ClassVar[str | None] = None
 
     def __init__(self, link: str | Link | None = None):
@@ -219,9 +221,11 @@ def as_dispersion(values: Sequence[Array]) -> Dispersion:
 def reachable(link: Link, y: Array) -> Array:
     """Means to start from under any link: y where the link of it is finite, else the mean of such.
 
-    With no such value at all, the mean at eta = 0.
+    A y at an end of the link's range counts as out of it, although rounding may reach it. With no
+    such value at all, the mean at eta = 0.
     """
-    finite = jnp.isfinite(link.link(y))
+    low, high = link.mean_range
+    finite = jnp.isfinite(link.link(y)) & (y > low) & (y < high)
     total = jnp.sum(jnp.where(finite, y, 0.0))
     mean = total / jnp.maximum(jnp.sum(finite), 1)
     usable = jnp.isfinite(link.link(mean))

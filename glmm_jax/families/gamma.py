@@ -25,7 +25,7 @@ from glmm_jax.families.base import (
     require,
     require_unit_size,
 )
-from glmm_jax.families.moments import log_mean_slope
+from glmm_jax.families.moments import log_mean_slope, log_start
 from glmm_jax.gamma_functions import stirling_remainder
 
 
@@ -36,6 +36,7 @@ class Gamma(Family):
     default_link = links.Log()
     allowed_links = ("log", "inverse", "identity")
     has_dispersion = True
+    variance_scales = True
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
@@ -70,6 +71,14 @@ class Gamma(Family):
         draw = jax.random.loggamma(key, jnp.exp(log_shape), dtype=eta.dtype)
         tiny = float(jnp.finfo(eta.dtype).tiny)
         return jnp.maximum(jnp.exp(self.link.log_mean(eta) + draw - log_shape), tiny)
+
+    def start_parameters(
+        self, y: Array, mu: Array, weights: Array, size: Array | None, lost: Array | float
+    ) -> tuple[Array, ...]:
+        """The mean unit deviance, bounded where the response hardly varies."""
+        total = jnp.sum(weights * self.unit_deviance(y, mu, size))
+        ratio = total / (jnp.sum(weights) - lost)
+        return (log_start(ratio, 1e-8, 1e2),)
 
     def start_mean(self, y: Array, size: Array | None = None) -> Array:
         return reachable(self.link, y)

@@ -49,6 +49,7 @@ class Gaussian(Family):
     default_link = links.Identity()
     allowed_links = ("identity", "log", "inverse")
     has_dispersion = True
+    variance_scales = True
     canonical_link = "identity"
 
     def __init__(self, link: str | Link | None = None, weights: str = "precision"):

@@ -18,7 +18,7 @@ from jax import Array
 from glmm_jax import links
 from glmm_jax.families.base import Dispersion, Family, one_parameter, reachable
 from glmm_jax.families.gamma import check_positive
-from glmm_jax.families.moments import log_mean_slope
+from glmm_jax.families.moments import log_mean_slope, log_start
 
 
 class InverseGaussian(Family):
@@ -28,6 +28,7 @@ class InverseGaussian(Family):
     default_link = links.Log()
     allowed_links = ("log", "inverse", "identity")
     has_dispersion = True
+    variance_scales = True
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
@@ -68,6 +69,16 @@ class InverseGaussian(Family):
         small = 1.0 / (1.0 + half + jnp.sqrt(half * (2.0 + half)))
         chance = jax.random.uniform(second, eta.shape, eta.dtype)
         return mu * jnp.where(chance * (1.0 + small) <= 1.0, small, 1.0 / small)
+
+    def start_parameters(
+        self, y: Array, mu: Array, weights: Array, size: Array | None, lost: Array | float
+    ) -> tuple[Array, ...]:
+        """The mean unit deviance, bounded where the response hardly varies."""
+        total = jnp.sum(weights * self.unit_deviance(y, mu, size))
+        ratio = total / (jnp.sum(weights) - lost)
+        # phi has the unit of 1 / y.
+        unit = jnp.sum(weights) / jnp.sum(weights * y)
+        return (log_start(ratio / unit, 1e-8, 1e2) + jnp.log(unit),)
 
     def start_mean(self, y: Array, size: Array | None = None) -> Array:
         return reachable(self.link, y)

@@ -19,9 +19,8 @@ from jax import Array
 from glmm_jax.families.base import Dispersion, Family, numeric, require
 from glmm_jax.families.counts import sample_by_summation
 from glmm_jax.families.poisson import Poisson
-from glmm_jax.families.zeros import RESIDUALS, log_positive, log_zero, require_counts
+from glmm_jax.families.zeros import RESIDUALS, log_positive, require_counts, zero_and_slope
 from glmm_jax.inversion import inverse_of
-from glmm_jax.tails import elementwise_derivative
 
 
 @dataclass(frozen=True, init=False)
@@ -86,11 +85,8 @@ class Truncated(Family):
         """I / (1 - f0) - f0 (dlog f0)^2 / (1 - f0)^2 with the information I of the inner family."""
         if self.is_canonical:
             return self.curvature(jnp.ones_like(eta), eta, dispersion)
-        log_f0 = log_zero(self.inner, eta, dispersion)
-        slope = elementwise_derivative(lambda eta: log_zero(self.inner, eta, dispersion), eta)
         kept = jnp.exp(-log_positive(self.inner, eta, dispersion))
-        # The products in this order neither underflow nor overflow.
-        lost = (jnp.exp(0.5 * log_f0) * slope) * kept
+        lost = zero_and_slope(self.inner, eta, dispersion)[1] * kept
         return self.inner.fisher(eta, dispersion) * kept - jnp.square(lost)
 
     def positive_information(

@@ -26,8 +26,9 @@ from glmm_jax.families.zeros import (
     split,
     start_logit,
     weighted_mean,
+    zero_and_slope,
 )
-from glmm_jax.tails import elementwise_derivative, logistic, softplus
+from glmm_jax.tails import logistic, softplus
 
 
 @dataclass(frozen=True, init=False)
@@ -84,10 +85,8 @@ class ZeroInflated(Family):
     def fisher(self, eta: Array, dispersion: Dispersion = None, size: Array | None = None) -> Array:
         """(1 - pi) (I - f0 (dlog f0)^2 pi / p(0)) with the information I of the inner family."""
         inner, logit = split(self, dispersion)
-        log_f0 = log_zero(self.inner, eta, inner)
-        slope = elementwise_derivative(lambda eta: log_zero(self.inner, eta, inner), eta)
-        structural = logistic(logit - log_f0)  # pi / p(0)
-        lost = jnp.square(jnp.exp(0.5 * log_f0) * slope) * structural
+        log_f0, slope = zero_and_slope(self.inner, eta, inner)
+        lost = jnp.square(slope) * logistic(logit - log_f0)  # pi / p(0)
         return logistic(-logit) * (self.inner.fisher(eta, inner) - lost)
 
     def positive_information(

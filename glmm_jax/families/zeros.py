@@ -5,7 +5,15 @@ With f(0) the inner family's probability of a zero, written as exp(-exp(x)),
     log(1 - f(0)) = log(1 - exp(-exp(x))),        x = log(-log f(0)),
 
 which is accurate in both tails: for a small mean 1 - f(0) keeps its digits although f(0) rounds
-to one. For the Poisson family x is log(mu).
+to one. Such an x in closed form, with mu the mean and phi the dispersion of the inner family:
+
+    Poisson                log(mu)
+    NegativeBinomial       log(phi) + log(log(1 + mu / phi))
+    NegativeBinomial1      log(mu) + log(log(1 + phi)) - log(phi)
+    GeneralizedPoisson     log(mu) - log(phi) / 2
+
+For another family it is the logarithm of its log density at zero, which is a sum that cancels but
+for an absolute error of about 1e-15: there 1 - f(0) is held from below at 1e-14.
 """
 
 from __future__ import annotations
@@ -16,20 +24,31 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from glmm_jax.families.base import Dispersion, Family, as_dispersion, parameter_values
+from glmm_jax.families.base import (
+    Dispersion,
+    Family,
+    as_dispersion,
+    one_parameter,
+    parameter_values,
+)
+from glmm_jax.families.generalized_poisson import GeneralizedPoisson
+from glmm_jax.families.negative_binomial import NegativeBinomial, NegativeBinomial1
 from glmm_jax.families.poisson import Poisson
-from glmm_jax.tails import log_one_minus_exp_neg_exp, softplus
+from glmm_jax.tails import elementwise_derivative, log_one_minus_exp_neg_exp, softplus
 
 RESIDUALS = "use response, Pearson or quantile residuals"
+
+# An exponent of log f(0) below which f(0) and what is multiplied by it are exactly zero.
+_GONE = -1500.0
+# Of -log f(0) where that is a sum of terms that cancel, in units of the rounding.
+_FLOOR = 50.0
 
 
 # The derivative of log(x) as an exponential of log(x): x^2, in the second derivative of the
 # logarithm, would underflow long before x does.
 @jax.custom_jvp
 def _log(x: Array) -> Array:
-    tiny = float(jnp.finfo(x.dtype).tiny)
-    # A probability of a positive count below the smallest number is held there.
-    return jnp.log(jnp.where(x > 0, x, jnp.where(x == 0, tiny, jnp.nan)))
+    return jnp.log(x)
 
 
 @_log.defjvp
@@ -39,24 +58,68 @@ def _log_jvp(primals, tangents):
     return logarithm, tangent * jnp.exp(-logarithm)
 
 
+def _log_softplus(v: Array) -> Array:
+    """log(log(1 + exp(v))), which tends to v on the left."""
+    left = v < -700.0
+    return jnp.where(left, v, _log(softplus(jnp.where(left, 0.0, v))))
+
+
+def _log_exponent(inner: Family, eta: Array, dispersion: Dispersion) -> Array | None:
+    """x of the module's docstring, None where there is no closed form."""
+    if isinstance(inner, Poisson):
+        return inner.link.log_mean(eta)
+    if isinstance(inner, NegativeBinomial):
+        log_phi = one_parameter(inner, dispersion)
+        return log_phi + _log_softplus(inner.link.log_mean(eta) - log_phi)
+    if isinstance(inner, NegativeBinomial1):
+        log_phi = one_parameter(inner, dispersion)
+        return inner.link.log_mean(eta) + (_log_softplus(log_phi) - log_phi)
+    if isinstance(inner, GeneralizedPoisson):
+        return inner.link.log_mean(eta) - 0.5 * one_parameter(inner, dispersion)
+    return None
+
+
 def log_zero(inner: Family, eta: Array, dispersion: Dispersion) -> Array:
     """log f(0) of the inner family, the shape of eta."""
+    x = _log_exponent(inner, eta, dispersion)
+    if x is not None:
+        return -jnp.exp(x)
     return inner.log_prob(jnp.zeros_like(eta), eta, dispersion)
 
 
 def log_positive(inner: Family, eta: Array, dispersion: Dispersion) -> Array:
     """log(1 - f(0)) of the inner family, the shape of eta."""
-    if isinstance(inner, Poisson):
-        x = inner.link.log_mean(eta)
-    else:
-        x = _log(-log_zero(inner, eta, dispersion))
+    x = _log_exponent(inner, eta, dispersion)
+    if x is None:
+        exponent = -inner.log_prob(jnp.zeros_like(eta), eta, dispersion)
+        floor = _FLOOR * float(jnp.finfo(exponent.dtype).eps)
+        # NaN stays NaN: only what is below the floor is held.
+        x = _log(jnp.where(exponent < floor, floor, exponent))
     return log_one_minus_exp_neg_exp(x)
+
+
+def zero_and_slope(inner: Family, eta: Array, dispersion: Dispersion) -> tuple[Array, Array]:
+    """log f(0) and sqrt(f(0)) dlog f(0) / deta; held where f(0) is zero beyond any doubt.
+
+    There the product of a zero with a slope that may be 1e304 has derivatives 0 * inf.
+    """
+
+    def value(eta: Array) -> Array:
+        return log_zero(inner, eta, dispersion)
+
+    log_f0 = value(eta)
+    gone = log_f0 < _GONE
+    held = jnp.where(gone, _GONE, log_f0)
+    slope = jnp.where(gone, 0.0, elementwise_derivative(value, eta))
+    return held, jnp.exp(0.5 * held) * slope
 
 
 def log_sum(a: Array, b: Array) -> Array:
     """log(exp(a) + exp(b)), with derivatives that keep their digits wherever either dominates."""
     d = a - b
-    return jnp.where(d > 0, a + softplus(-d), b + softplus(d))
+    # Further apart than this the smaller term is exactly nothing; so are its derivatives.
+    near = jnp.where(jnp.abs(d) < -_GONE, d, jnp.where(d > 0, -_GONE, _GONE))
+    return jnp.where(d > 0, a + softplus(-near), b + softplus(near))
 
 
 def split(family: Family, dispersion: Dispersion) -> tuple[Dispersion, Array]:

@@ -13,7 +13,7 @@ from glmm_jax.formula.fixed import Coding, Terms, code, expand, model_matrix
 from glmm_jax.formula.grouping import theta_order
 from glmm_jax.formula.parser import parse, parse_one_sided
 from glmm_jax.formula.rank import independent_columns
-from glmm_jax.formula.response import Response, counts, plain, two_levels, with_trials
+from glmm_jax.formula.response import Response, counts, ordered, plain, two_levels, with_trials
 from glmm_jax.formula.rows import (
     Rows,
     as_data_frame,
@@ -128,6 +128,7 @@ def build_frame(
     na_action: str = "drop",
     dispersion: str | None = None,
     zero_inflation: str | None = None,
+    absorbed: bool = False,
 ) -> Frame:
     """The arrays of a model as R and lme4 would make them.
 
@@ -145,6 +146,8 @@ def build_frame(
         na_action: "drop" leaves out rows with missing values in anything used (`n_missing` counts
             them), "raise" refuses them.
         dispersion, zero_inflation: one-sided formulas such as "~ x" for these parameters.
+        absorbed: whether the response is of ordered categories, whose thresholds take the place of
+            the intercept: X has none, and categories become the numbers 0, 1, ...
 
     Raises:
         TypeError: `formula` is no text or `data` no table.
@@ -185,12 +188,19 @@ def build_frame(
         argument: checked(argument, name, vector if keep is None else vector[keep])
         for argument, (name, vector) in vectors.items()
     }
-    response = _response(formula, rows, extra.get("trials"))
+    response = _response(formula, rows, extra.get("trials"), absorbed)
     values: dict[str, Value] = {factor: rows.term(factor) for factor in fixed.factors}
     fixed_coding = code(fixed, values)
     X = model_matrix(fixed_coding, values, n)
     kept = independent_columns(X)
-    named = list(zip(fixed_coding.names, kept, strict=True))
+    dropped = tuple(n for n, stays in zip(fixed_coding.names, kept, strict=True) if not stays)
+    if absorbed:
+        if "Intercept" not in fixed_coding.names:
+            raise ValueError(
+                f"formula: {formula.text.strip()!r} leaves the intercept out, whose place the "
+                "thresholds of ordered categories take anyway; write it without 0 + or - 1"
+            )
+        kept = kept & (np.array(fixed_coding.names) != "Intercept")
     blocks, codings = _blocks(formula, random, rows)
     order = theta_order([len(block.levels) for block in blocks])
     return Frame(
@@ -200,8 +210,8 @@ def build_frame(
         trials=response.trials,
         response_levels=response.levels,
         X=X if kept.all() else np.ascontiguousarray(X[:, kept]),
-        X_names=tuple(name for name, stays in named if stays),
-        dropped_columns=tuple(name for name, stays in named if not stays),
+        X_names=tuple(n for n, stays in zip(fixed_coding.names, kept, strict=True) if stays),
+        dropped_columns=dropped,
         blocks=tuple(blocks[i] for i in order),
         offset=formula_offset(formula, rows, extra.get("offset")),
         weights=extra.get("weights"),
@@ -266,8 +276,14 @@ def checked(argument: str, name: str, vector: np.ndarray) -> np.ndarray:
     return vector
 
 
-def _response(formula: Formula, rows: Rows, trials: np.ndarray | None) -> Response:
+def _response(
+    formula: Formula, rows: Rows, trials: np.ndarray | None, absorbed: bool = False
+) -> Response:
     name = formula.response
+    if absorbed and (trials is not None or formula.successes is not None):
+        raise ValueError(f"response: {name!r} has trials, which ordered categories have not")
+    if absorbed:
+        return ordered(rows.declared(name), name)
     if formula.successes is not None and formula.failures is not None:
         if trials is not None:
             raise ValueError(

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from glmm_jax.formula.columns import Factor, Value
+from glmm_jax.formula.columns import Column, Factor, Value
 from glmm_jax.formula.fixed import Coding, expand, model_matrix
 from glmm_jax.formula.frame import (
     Frame,
+    ParameterModel,
     RandomBlock,
     checked,
     formula_offset,
     predictor_texts,
 )
 from glmm_jax.formula.grouping import match_levels
-from glmm_jax.formula.rows import Rows, as_data_frame, read_columns, read_vector, rows_to_keep
+from glmm_jax.formula.rows import Rows, as_data_frame, read_columns, read_vector
 from glmm_jax.formula.syntax import Name, parse_expression
 
 
 @dataclass(frozen=True, eq=False)
 class NewFrame:
-    """The arrays of new data, columns and levels as in the fit. `blocks` is empty on request."""
+    """The arrays of new data, columns and levels as in the fit.
+
+    `blocks` and `parameter_models` are empty on request.
+    """
 
     X: np.ndarray
     blocks: tuple[RandomBlock, ...]
     offset: np.ndarray
     index: pd.Index
+    parameter_models: tuple[ParameterModel, ...] = ()
 
 
 def new_frame(
@@ -38,6 +43,7 @@ def new_frame(
     offset: object = None,
     random: bool = True,
     allow_new_levels: bool = False,
+    parameters: bool = False,
 ) -> NewFrame:
     """The arrays of new data: the columns, transforms and levels are those of the fit.
 
@@ -48,6 +54,8 @@ def new_frame(
         offset: as in `build_frame`; a column named there is looked up again by default.
         random: False leaves the random terms and their columns out.
         allow_new_levels: True gives rows of unseen or missing groups the index -1.
+        parameters: whether the models of the family's other parameters are wanted, and their
+            columns needed.
 
     Raises:
         ValueError: missing columns or values, unseen levels, an offset that has to be given again.
@@ -57,13 +65,19 @@ def new_frame(
     fixed = expand(formula.fixed)
     slopes = tuple(expand(term.expression) for term in formula.random) if random else ()
     texts = predictor_texts(formula, fixed, slopes, groupings=False)
+    models = frame.parameter_models if parameters else ()
+    others = (part.factor for m in models for parts in m.coding.terms for part in parts)
+    texts = tuple(dict.fromkeys((*texts, *others)))
     groups = {text for grouping in design.groupings for text in grouping} if random else set()
     columns = read_columns(newdata, dict.fromkeys(texts, "newdata"))
-    rows_to_keep({name: c.missing for name, c in columns.items()}, len(newdata), "raise")
+    _refuse_missing(columns, "drop or fill these rows")
     grouping_columns = read_columns(newdata, dict.fromkeys(groups, "newdata"))
     if not allow_new_levels:
-        masks = {name: column.missing for name, column in grouping_columns.items()}
-        rows_to_keep(masks, len(newdata), "raise")
+        _refuse_missing(
+            grouping_columns,
+            "drop or fill these rows, or pass allow_new_levels=True to predict without their "
+            "random effects",
+        )
     rows = Rows({**grouping_columns, **columns}, None, newdata.index, design.state, learn=False)
     values = _new_values(design.fixed, rows)
     X = model_matrix(design.fixed, values, rows.n)
@@ -75,7 +89,9 @@ def new_frame(
     vector = None
     if argument is not None:
         name, numbers = read_vector("offset", argument, newdata)
-        rows_to_keep({name: np.isnan(numbers)}, len(newdata), "raise")
+        if np.isnan(numbers).any():
+            count = int(np.isnan(numbers).sum())
+            raise ValueError(f"offset: {count} values are missing; fill them in, with 0 for none")
         vector = checked("offset", name, numbers)
     blocks = []
     for i, block in enumerate(frame.blocks if random else ()):
@@ -97,7 +113,21 @@ def new_frame(
         blocks=tuple(blocks),
         offset=formula_offset(formula, rows, vector),
         index=newdata.index,
+        parameter_models=tuple(_new_model(model, rows) for model in models),
     )
+
+
+def _new_model(model: ParameterModel, rows: Rows) -> ParameterModel:
+    X = model_matrix(model.coding, _new_values(model.coding, rows), rows.n)
+    return replace(model, X=np.ascontiguousarray(X[:, model.kept]))
+
+
+def _refuse_missing(columns: dict[str, Column], remedy: str) -> None:
+    """A ValueError if values are missing in some of the columns."""
+    counts = {name: int(c.missing.sum()) for name, c in columns.items() if c.missing is not None}
+    listed = ", ".join(f"{name!r} ({count})" for name, count in counts.items() if count)
+    if listed:
+        raise ValueError(f"newdata: values are missing in {listed}; {remedy}")
 
 
 def _new_values(coding: Coding, rows: Rows) -> dict[str, Value]:
@@ -107,13 +137,18 @@ def _new_values(coding: Coding, rows: Rows) -> dict[str, Value]:
         if factor not in coding.levels:
             value = rows.term(factor)
             if isinstance(value, Factor):
-                raise ValueError(f"newdata: {factor!r} was numeric in the fit, now is categorical")
+                raise ValueError(
+                    f"newdata: {factor!r} was numeric in the fit, now is categorical; give numbers"
+                )
             values[factor] = value
             continue
         plain_column = isinstance(parse_expression(factor), Name)
         value = rows.factor(factor) if plain_column else rows.term(factor)
         if not isinstance(value, Factor):
-            raise ValueError(f"newdata: {factor!r} was categorical in the fit, now is numeric")
+            raise ValueError(
+                f"newdata: {factor!r} was categorical in the fit, now is numeric; give one of its "
+                f"levels {', '.join(coding.levels[factor])}"
+            )
         levels = coding.levels[factor]
         codes = match_levels(value, levels)
         unseen = [value.labels[c] for c in np.unique(value.codes[codes < 0])]

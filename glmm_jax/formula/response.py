@@ -42,6 +42,23 @@ def two_levels(factor: Factor, name: str) -> Response:
     return Response(used.codes.astype(np.float64), None, (used.labels[0], used.labels[1]))
 
 
+def ordered(value: Value, name: str) -> Response:
+    """The numbers 0, 1, ... of ordered categories; levels that do not occur are left out.
+
+    Raises:
+        ValueError: categories without an order.
+    """
+    if not isinstance(value, Factor):
+        return plain(value, name)
+    if not value.ordered:
+        shown = ", ".join(map(repr, value.labels[:6])) + (", ..." if len(value.labels) > 6 else "")
+        raise ValueError(
+            f"response: {name!r} is categorical without an order ({shown}); make it ordered, "
+            "pd.Categorical(..., categories=[...], ordered=True), lowest first"
+        )
+    return Response(value.used().codes.astype(np.float64))
+
+
 def plain(value: Value, name: str) -> Response:
     """The response of an expression without trials. True is a success."""
     if isinstance(value, Factor):

@@ -13,8 +13,9 @@ import scipy.special
 
 from glmm_jax.inference import digits
 from glmm_jax.inference.layout import html_table
-from glmm_jax.inference.nesting import Nesting, Verdict, nesting
+from glmm_jax.inference.nesting import Nesting, Verdict, nesting, spanned
 from glmm_jax.inference.notes import notes_html, notes_text
+from glmm_jax.inference.parameter_rows import matrices
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -71,7 +72,7 @@ class AnovaTable:
             columns[name] = [f"{value:.3f}" for value in frame[name]]
         table = [[name, *cells] for name, cells in columns.items()]
         if "Chisq" in frame:
-            chisq = digits.common(frame["Chisq"], 5)
+            chisq = digits.common(frame["Chisq"], 5, floor=1.0)
             table.append(["Chisq", *("" if text == "NA" else text for text in chisq)])
             df = ["" if np.isnan(value) else f"{value:.0f}" for value in frame["Df"]]
             table.append(["Df", *df])
@@ -98,7 +99,8 @@ def anova(*fits: Fit, names: Sequence[str] | None = None, test: bool = True) -> 
 
     Parameters
     ----------
-    fits : two or more, of the same rows, response, weights, family, link, nagq and curvature.
+    fits : two or more, of the same rows, response, weights, family, link, nagq and curvature, by
+        maximum likelihood; by REML only with the same fixed effects.
     names : one for each, in the order of the arguments; default model1, model2, ...
     test : False leaves the tests out, for a table of AIC and BIC of models that need not be nested.
 
@@ -110,6 +112,11 @@ def anova(*fits: Fit, names: Sequence[str] | None = None, test: bool = True) -> 
     Source: Self & Liang (1987), J. Am. Stat. Assoc. 82, 605; Stram & Lee (1994), Biometrics 50,
     1171.
     """
+    strangers = [fit for fit in fits if not hasattr(fit, "estimate")]
+    if strangers:
+        raise ValueError(
+            f"fits: {type(strangers[0]).__name__} is no Fit; give fits: anova(fit1, fit2)"
+        )
     if len(fits) < 2:
         raise ValueError(f"fits: {len(fits)} given; anova compares two or more")
     labels = [f"model{i + 1}" for i in range(len(fits))] if names is None else list(names)
@@ -149,7 +156,7 @@ def _tests(fits: dict[str, Fit], table: pd.DataFrame) -> list[str]:
     notes = []
     for small, large in pairwise(fits):
         found = nesting(fits[small].frame, fits[large].frame)
-        reason = _outside(found, small, large)
+        reason = _outside(found, small, large) or _parameters_outside(fits, small, large)
         if reason:
             raise ValueError(
                 f"fits: {reason}, so {small} is not inside {large} and a likelihood-ratio test "
@@ -176,6 +183,15 @@ def _outside(found: Nesting, small: str, large: str) -> str:
         )
     if found.random is Verdict.OUTSIDE:
         return f"the random effects of {small} have covariances that those of {large} cannot have"
+    return ""
+
+
+def _parameters_outside(fits: dict[str, Fit], small: str, large: str) -> str:
+    """Why models of the other parameters are not inside those of the larger fit, or ''."""
+    inner, outer = (matrices(fits[name], fits[name].frame) for name in (small, large))
+    for name, columns in inner.items():
+        if not spanned(columns, outer[name]):
+            return f"the model of {name} in {small} is no special case of that in {large}"
     return ""
 
 
@@ -235,6 +251,21 @@ def _difference(first: Fit, other: Fit) -> str:
         return "have different responses; likelihoods of different responses do not compare"
     if not _same(a.weights, b.weights):
         return "have different weights; fit both with the same"
+    if first.model.priors or other.model.priors:
+        return (
+            "are penalised (priors=), at least one of them: their log-likelihoods are no maxima, "
+            "so neither a likelihood-ratio test nor AIC applies; compare fits without priors"
+        )
+    if first.reml != other.reml:
+        return (
+            "are fitted by REML and by maximum likelihood; refit both with reml=False (or, to "
+            "compare random effects alone, both with reml=True)"
+        )
+    if first.reml and not (_same(a.X, b.X) and _same(a.offset, b.offset)):
+        return (
+            "are fitted by REML with different fixed effects, whose criteria do not compare; "
+            "refit both with update(reml=False)"
+        )
     for word in ("family", "nagq", "curvature"):
         ours, theirs = getattr(first, word), getattr(other, word)
         if ours != theirs:

@@ -9,6 +9,7 @@ import pandas as pd
 import scipy.special
 
 from glmm_jax.inference import parameter_names
+from glmm_jax.inference.bootstrap_table import check_interval
 from glmm_jax.inference.levels import check_level, percent
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def conf_int(
     level : of confidence, between 0 and 1.
     method : "wald", "profile" or "bootstrap".
     parameters : "fixed", the coefficients; "all": then of each term its standard deviations and
-        correlations, and sigma, as "sd(Intercept | district)", "cor(Intercept, age | district)".
+        correlations, then sigma or the other parameters of the family, as "sd(Intercept |
+        district)", "cor(Intercept, age | district)", "log(phi)", "logit(zero): x".
     options : for "profile" progress; for "bootstrap" n, seed, random, progress (see `bootstrap`)
         and kind, "percentile" (default) or "basic".
 
@@ -73,6 +75,7 @@ def conf_int(
     if method == "profile":
         return _profile(fit, level, chosen, **options)
     kind = options.pop("kind", "percentile")
+    check_interval(level, kind, options.get("n"))
     return fit.bootstrap(**options).conf_int(level, kind).loc[chosen]
 
 
@@ -87,7 +90,10 @@ def _wald(fit: Fit, level: float, parameters: str) -> pd.DataFrame:
         return table
     random = fit.varcorr(level=level)[columns].to_numpy(float)
     names = parameter_names.names(fit)
-    return pd.DataFrame(np.concatenate([limits, random]), names, columns)
+    others = fit.dispersion_params.to_numpy()[: 0 if parameter_names.has_sigma(fit) else None]
+    half = quantile * parameter_names.dispersion_errors(fit)[: len(others)]
+    limits = [limits, random, np.column_stack([others - half, others + half])]
+    return pd.DataFrame(np.concatenate(limits), names, columns)
 
 
 def _profile(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glmm_jax.inference.varcorr import covariance_terms
+from glmm_jax.inference.varcorr import covariance_terms, triangles
+from glmm_jax.objective import marginal
 from glmm_jax.status import Status
 
 if TYPE_CHECKING:
@@ -15,11 +16,29 @@ if TYPE_CHECKING:
 # An eigenvalue of the Hessian, scaled to a unit diagonal, that leaves half the digits of a
 # standard error to rounding.
 NEARLY_FLAT = 1e-8
+# Rows of 0/1 data in half of the levels below which the integrand is far from normal.
+FEW_ROWS = 10
+# On the scale of a logit or probit: a level is then all 0 or all 1 but one time in five.
+SPURIOUS_SD = 5.0
+LATENT_LINKS = ("logit", "probit", "cloglog", "loglog")
+ENOUGH_NODES = 11
 
 
 def outcome(fit: Fit) -> str:
     """The status of the fit in words, with the names of what is separated or singular."""
-    return " ".join([_status(fit), *singular_terms(fit)])
+    return " ".join([_status(fit), *_settled(fit), *singular_terms(fit)])
+
+
+def _settled(fit: Fit) -> list[str]:
+    """What became of nagq="auto"."""
+    if fit.call.settled is None:
+        return []
+    if fit.call.settled:
+        return [f"The quadrature settled at {fit.nagq} nodes in each dimension."]
+    return [
+        f"The quadrature has not settled at {fit.nagq} nodes in each dimension, the most that were "
+        "tried: the integrand is far from normal."
+    ]
 
 
 def warnings(fit: Fit) -> tuple[str, ...]:
@@ -33,7 +52,56 @@ def warnings(fit: Fit) -> tuple[str, ...]:
         )
     if fit.status is not Status.SEPARATION:
         found += _flat_directions(fit)
+        found += _approximation(fit)
+    if fit.model.priors:
+        found.append(
+            f"Penalised: the estimates are those of the likelihood times {len(fit.model.priors)} "
+            "prior densities; log-likelihood, AIC and BIC are of the likelihood alone, which is "
+            "higher at its own maximum."
+        )
     return tuple(found)
+
+
+def _approximation(fit: Fit) -> list[str]:
+    """Where the Laplace approximation may mislead, or has found an optimum of its own."""
+    if fit.nagq > 1 or not is_binary(fit) or not np.all(np.isfinite(fit.theta)):
+        return []
+    spurious, small = [], []
+    for block, Lambda in zip(fit.frame.blocks, triangles(fit.frame, fit.theta), strict=True):
+        sd = float(np.sqrt(np.max(np.sum(Lambda**2, axis=1))))
+        median = float(np.median(np.bincount(block.index, minlength=len(block.levels))))
+        if sd > SPURIOUS_SD and fit.family.link.name in LATENT_LINKS:
+            spurious.append(
+                f"The standard deviation by {block.grouping} is {sd:.3g}: nearly every level would "
+                "be all 0 or all 1. This may be an optimum of the Laplace approximation alone, "
+                f"not of the likelihood; {remedy(fit)}."
+            )
+        elif median < FEW_ROWS and sd > 0:
+            small.append(
+                f"Half of the levels of {block.grouping} have no more than {median:g} rows of 0/1 "
+                f"data, for which the Laplace approximation may mislead; {remedy(fit)}."
+            )
+    return [*spurious, *small]
+
+
+def is_binary(fit: Fit) -> bool:
+    """Whether every row is one trial with outcome 0 or 1."""
+    trials = fit.frame.trials
+    name = fit.family.name
+    return name == "bernoulli" or (
+        name == "binomial" and (trials is None or bool(np.all(trials == 1)))
+    )
+
+
+def remedy(fit: Fit) -> str:
+    """What shows how far the Laplace approximation is off, in this model."""
+    try:
+        marginal.check(fit.model, ENOUGH_NODES)
+    except ValueError:
+        return "fit.laplace_error() measures its error"
+    if fit.reml:
+        return "fit.laplace_error() measures its error, and reml=False with nagq='auto' removes it"
+    return "refit with nagq='auto' (quadrature), or measure its error by fit.laplace_error()"
 
 
 def _status(fit: Fit) -> str:

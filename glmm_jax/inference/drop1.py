@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.special
 
-from glmm_jax.fitting import fit_frame
+from glmm_jax.fitting import absorbs, fit_frame
 from glmm_jax.formula.fixed import containing, separable, term_columns, without
 from glmm_jax.formula.frame import Frame, build_frame
 from glmm_jax.formula.rank import independent_columns
 from glmm_jax.inference import digits
 from glmm_jax.inference.layout import html_table
 from glmm_jax.inference.notes import notes_html, notes_text
+from glmm_jax.priors import penalty
+from glmm_jax.runtime import engine
 from glmm_jax.status import Status
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Deletions:
         frame = self.frame
         npar = ["" if np.isnan(value) else f"{value:.0f}" for value in frame["npar"]]
         aic = [f"{value:.3f}" for value in frame["AIC"]]
-        lrt = digits.common(frame["LRT"], 5)
+        lrt = digits.common(frame["LRT"], 5, floor=1.0)
         p = digits.p_values(frame["Pr(Chi)"], 4)
         marks = [digits.stars(value) for value in frame["Pr(Chi)"]]
         shown = [["" if text == "NA" else text for text in column] for column in (lrt, p)]
@@ -79,11 +81,17 @@ def drop1(fit: Fit) -> Deletions:
 
     Raises
     ------
-    ValueError : no term to drop, or a fit loaded from a file where the data are needed (only where
+    ValueError : a fit by REML, whose criteria do not compare between fixed effects; no term to
+        drop, or a fit loaded from a file where the data are needed (only where
         the other terms' coding would change, as in a formula without intercept).
 
     Source: Wilks (1938), The large-sample distribution of the likelihood ratio.
     """
+    if fit.reml:
+        raise ValueError(
+            "fit: it is by REML, whose criteria for different fixed effects do not compare; use "
+            "fit.update(reml=False).drop1()"
+        )
     terms = term_columns(fit.frame.design.fixed)
     droppable = [i for i, term in enumerate(terms) if not containing(terms, term)]
     if not droppable:
@@ -92,19 +100,26 @@ def drop1(fit: Fit) -> Deletions:
         )
     rows = [(np.nan, fit.aic, np.nan, np.nan)]
     notes = [] if fit.converged else [f"<none>: {fit.status.sentence}"]
+    if fit.model.priors:
+        notes.append(
+            "The fits are penalised (priors=), so their likelihoods are no maxima and LRT is "
+            "not chi-squared: a guide only."
+        )
     for i in droppable:
         name = terms[i].name
         frame = _reduced(fit, i)
         fewer = len(fit.frame.X_names) - len(frame.X_names)
-        found = fit_frame(frame, fit.family, fit.call).estimate
-        deviance = float(found.deviance)
+        call = replace(fit.call, priors=kept_priors(fit.call.priors, frame.X_names))
+        model, _, found = fit_frame(frame, fit.family, call)
+        with engine():
+            deviance = float(found.deviance) - float(penalty(found.params, model))
         rise = deviance - fit.deviance
         p = float(scipy.special.chdtrc(fewer, max(rise, 0.0))) if fewer else np.nan
         rows.append((fewer, deviance + 2 * (fit.df - fewer), rise, p))
         status = Status(int(found.status))
         if status is not Status.CONVERGED:
             notes.append(f"without {name}: {status.sentence}")
-        if rise < -SLACK:
+        if rise < -SLACK and not fit.model.priors:
             notes.append(
                 f"without {name} the likelihood is higher than with it: one of the two fits is not "
                 "at its maximum."
@@ -118,6 +133,18 @@ def drop1(fit: Fit) -> Deletions:
         rows, ["<none>", *(terms[i].name for i in droppable)], ["npar", "AIC", "LRT", "Pr(Chi)"]
     )
     return Deletions(table, fit.frame.formula.text.strip(), tuple(notes))
+
+
+def kept_priors(priors: tuple[Any, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
+    """The priors without the coefficients that the model does not have."""
+    out = []
+    for prior in priors:
+        of = getattr(prior, "of", None)
+        if of is None:
+            out.append(prior)
+        elif any(name in names for name in of):
+            out.append(replace(prior, of=tuple(name for name in of if name in names)))
+    return tuple(out)
 
 
 def _reduced(fit: Fit, i: int) -> Frame:
@@ -148,13 +175,18 @@ def _coded_again(fit: Fit, i: int) -> tuple[np.ndarray, np.ndarray]:
         value.to_numpy() if isinstance(value, pd.Series) else value
         for value in (call.weights, call.offset, call.trials)
     )
-    used = build_frame(formula, data, weights=weights, offset=offset, trials=trials).index
+    absorbed = absorbs(fit.family)
+    used = build_frame(
+        formula, data, weights=weights, offset=offset, trials=trials, absorbed=absorbed
+    ).index
     if len(used) != fit.nobs:
         raise ValueError(
             f"fit: its data give {len(used)} complete rows and it used {fit.nobs}; fit the model "
             "again"
         )
-    reduced = build_frame(replace(formula, fixed=without(formula.fixed, i)), data)
+    reduced = build_frame(
+        replace(formula, fixed=without(formula.fixed, i)), data, absorbed=absorbed
+    )
     # A term less may have fewer missing values; its rows are kept to those of the fit.
     X = reduced.X[reduced.index.get_indexer(used)]
     independent = independent_columns(X)

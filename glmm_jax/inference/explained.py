@@ -34,7 +34,8 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
-from glmm_jax.families.base import Family
+from glmm_jax.families.base import Dispersion, Family, as_dispersion
+from glmm_jax.inference.parameter_rows import mean_depends, row_parameters
 from glmm_jax.inference.varcorr import triangles
 from glmm_jax.runtime import engine
 from glmm_jax.tails import elementwise_derivative
@@ -95,7 +96,8 @@ def icc(fit: Fit, method: str | None = None) -> pd.DataFrame:
 
     Raises
     ------
-    ValueError : a method that the family and link do not have.
+    ValueError : a method that the family and link do not have, or a family for which the parts are
+        not defined (zero-inflated, hurdle, truncated, ordered categories).
 
     Source: Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14, 20170213.
     """
@@ -137,18 +139,29 @@ def _variances(fit: Fit) -> _Variances:
 def _observation(fit: Fit) -> dict[str, float]:
     """v_e by each method that the family and link have, the recommended one first."""
     family, frame = fit.family, fit.frame
-    dispersion = fit.dispersion
-    if dispersion is not None and family.weights_are_precisions and frame.weights is not None:
-        dispersion *= float(np.mean(1.0 / frame.weights))
+    if mean_depends(family):
+        raise ValueError(
+            f"R-squared and ICC are not defined for the {family.name} family: the mean of its "
+            "response is not a function of the linear predictor alone, or is a mere score; use "
+            "information criteria, or fit the family of counts without the change of its zeros"
+        )
+    values = row_parameters(fit, frame)
     if family.name == "gaussian" and family.link.name == "identity":
-        assert dispersion is not None  # it is this family's residual variance
-        return {"exact": dispersion}
+        variance = np.exp(values["log(phi)"])
+        if family.weights_are_precisions and frame.weights is not None:
+            variance = variance / frame.weights
+        return {"exact": float(np.mean(variance))}
     weights = np.ones(fit.nobs) if frame.weights is None else frame.weights
     trials = np.ones(fit.nobs) if frame.trials is None else frame.trials
     mean = float(np.sum(weights * frame.y) / np.sum(weights * trials))
-    log_phi = None if dispersion is None else np.log(dispersion)
+    # phi (1 / weight) of each row; where it is the same for all, one row stands for them.
+    if family.weights_are_precisions and frame.weights is not None:
+        values["log(phi)"] = values["log(phi)"] - np.log(frame.weights)
+    rows = np.stack([np.zeros(fit.nobs), *values.values()])
+    rows, count = np.unique(rows, axis=1, return_counts=True)
     with engine():
-        delta = float(_delta(family, mean, log_phi))
+        each = _delta(family, mean, as_dispersion([jnp.asarray(part) for part in rows[1:]]))
+        delta = float(np.average(np.broadcast_to(each, count.shape), weights=count))
     if family.name in ("bernoulli", "binomial") and family.link.name in LATENT:
         return {"theoretical": LATENT[family.link.name], "delta": delta}
     if family.name == "poisson" and family.link.name == "log":
@@ -159,7 +172,8 @@ def _observation(fit: Fit) -> dict[str, float]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _delta(family: Family, mean: jax.Array, log_phi: jax.Array | None) -> jax.Array:
-    """Var(y | mu) / (dmu/deta)^2 of one trial at the mean response, ()."""
-    slope = elementwise_derivative(family.mean, family.link.link(mean))
-    return family.variance(mean, log_phi) / jnp.square(slope)
+def _delta(family: Family, mean: jax.Array, dispersion: Dispersion) -> jax.Array:
+    """Var(y | mu) / (dmu/deta)^2 of one trial at the mean response, () or (rows,)."""
+    slope = elementwise_derivative(family.link.inverse, family.link.link(mean))
+    variance = family.variance(jnp.asarray(mean), dispersion)
+    return variance / jnp.square(slope)

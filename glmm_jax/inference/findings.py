@@ -11,7 +11,7 @@ import pandas as pd
 
 from glmm_jax.formula.fixed import TermColumns, term_columns
 from glmm_jax.inference.design_checks import leverage, vif
-from glmm_jax.inference.diagnosis import singular_terms
+from glmm_jax.inference.diagnosis import remedy, singular_terms
 from glmm_jax.inference.residuals import fitted
 from glmm_jax.inference.varcorr import triangles
 from glmm_jax.status import Status
@@ -68,6 +68,12 @@ def of_estimate(fit: Fit) -> list[Finding]:
         if sentence.startswith("Rank deficient"):
             advice = "The fitted values are not affected; coefficients of the others are."
             found.append(Finding("Fixed effects", "note", f"{sentence} {advice}"))
+        elif sentence.startswith("Penalised"):
+            found.append(Finding("Penalty", "note", sentence))
+        elif "Laplace approximation alone" in sentence:
+            found.append(Finding("Approximation", "problem", sentence))
+        elif "Laplace approximation may mislead" in sentence:
+            continue  # `_clusters` says more
         elif sentence not in singular:
             advice = "Rescale or centre the covariates, or leave one out."
             found.append(Finding("Convergence", "problem", f"{sentence} {advice}"))
@@ -115,7 +121,7 @@ def _levels(fit: Fit) -> list[Finding]:
 
 def _clusters(fit: Fit) -> list[Finding]:
     """Levels with so few 0/1 responses that the Laplace approximation is poor."""
-    if fit.family.name not in ("bernoulli", "binomial"):
+    if fit.family.name not in ("bernoulli", "binomial") or fit.nagq > 1:
         return []
     trials = np.ones(fit.nobs) if fit.frame.trials is None else fit.frame.trials
     found, medians = [], {}
@@ -129,8 +135,8 @@ def _clusters(fit: Fit) -> list[Finding]:
         sentence = (
             f"Half of the levels of {block.grouping} have no more than {median:g} trials, and the "
             f"standard deviation is {sd:.2g}: the Laplace approximation is then unreliable, above "
-            "all for the variance, which it tends to misjudge with the coefficients. Compare with "
-            "adaptive quadrature (in lme4, glmer(..., nAGQ = 25)) before reporting."
+            "all for the variance, which it tends to misjudge with the coefficients. Before "
+            f"reporting, {remedy(fit)}."
         )
         found.append(Finding("Small clusters", "problem" if severe else "note", sentence))
     if found:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
-from glmm_jax.model import Model, Params
+from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective import importance, quadrature
 from glmm_jax.objective.marginal import at_mode
+from glmm_jax.pirls import conditional_mode
 from glmm_jax.runtime import engine, run
 
 if TYPE_CHECKING:
@@ -21,13 +23,15 @@ if TYPE_CHECKING:
 # Numbers of nodes that are tried in turn, until the log-likelihood moves by less than SETTLED.
 NODES = (3, 7, 15, 31, 61, 101)
 SETTLED = 1e-4
-# A log-likelihood this far off moves estimates by a noticeable part of a standard error.
+# A shift of an estimate, in standard errors, that is worth the time of a quadrature.
 MATTERS = 0.1
+# The same without gradients: an error in the log-likelihood that may come with such a shift.
+DOUBTFUL = 0.1
 # Fewer effective pairs than this say nothing about the error of their own mean.
 FEW = 50
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LaplaceError:
     """What `laplace_error` returns.
 
@@ -35,6 +39,9 @@ class LaplaceError:
     the better method, its standard_error (0 for quadrature) and whether it is `settled`: more nodes
     change nothing, or the draws are enough. method : "quadrature" or "importance sampling".
     effort : nodes in each dimension, or pairs of draws. effective : effective number of pairs.
+    shift : by quadrature, about how far the error moves each estimate, in its standard errors, with
+    the names of `Fit.vcov_all`; None by importance sampling, and NaN where there is no standard
+    error.
     """
 
     laplace: float
@@ -44,6 +51,16 @@ class LaplaceError:
     effort: int
     effective: float | None
     settled: bool
+    shift: pd.Series | None = None
+
+    @property
+    def matters(self) -> bool:
+        """Whether the error is worth correcting, as far as this method can tell."""
+        if not self.settled:
+            return True
+        if self.shift is None:
+            return abs(self.error) > DOUBTFUL + 2 * self.standard_error
+        return bool(np.nanmax(np.abs(self.shift), initial=0.0) > MATTERS)
 
     @property
     def error(self) -> float:
@@ -72,14 +89,27 @@ class LaplaceError:
             )
         if not self.settled:
             return f"{first} Too few draws are effective for a sure answer; raise pairs=."
-        if abs(self.error) > MATTERS + 2 * self.standard_error:
-            remedy = (
-                f"Refit with nagq={self.effort}."
-                if self.method == "quadrature"
-                else "Estimates of the variances are off by a part of their standard errors."
+        if self.shift is None:
+            if self.matters:
+                return (
+                    f"{first} The difference is large enough for estimates, above all of the "
+                    "variances, to be off by a noticeable part of their standard errors; by how "
+                    "much cannot be told without gradients of the integral."
+                )
+            return (
+                f"{first} The difference is small, so that the estimates are unlikely to be off "
+                "by a noticeable part of their standard errors."
             )
-            return f"{first} The difference matters. {remedy}"
-        return f"{first} The approximation is good enough here."
+        if self.shift.isna().all():
+            return f"{first} How far it moves the estimates is not known: no standard errors."
+        largest = str(self.shift.abs().idxmax())
+        moved = (
+            f"It moves the estimates by up to {abs(self.shift[largest]):.2g} standard errors "
+            f"({largest})"
+        )
+        if self.matters:
+            return f"{first} {moved}, which matters. Refit with nagq={self.effort}."
+        return f"{first} {moved}: the approximation is good enough here."
 
     def __str__(self) -> str:
         return self.message
@@ -89,8 +119,10 @@ def laplace_error(fit: Fit, *, pairs: int = 2000, seed: int = 0) -> LaplaceError
     """The error of the Laplace approximation to the log-likelihood, at the estimate.
 
     For one grouping factor, or nested ones, against adaptive Gauss-Hermite quadrature with as many
-    nodes as it takes to settle; for crossed factors, or too many dimensions, against importance
-    sampling about the conditional mode, whose own error is reported.
+    nodes as it takes to settle, with the shift of the estimates that the difference makes: with its
+    exact gradient g in the parameters and V = `fit.vcov_all`, to first order V g / 2. For crossed
+    factors, or too many dimensions, against importance sampling about the conditional mode, whose
+    own error is reported.
 
     Parameters
     ----------
@@ -104,7 +136,8 @@ def laplace_error(fit: Fit, *, pairs: int = 2000, seed: int = 0) -> LaplaceError
     ------
     ValueError : pairs is no integer above 1, or seed no integer; or a fit without a mode.
 
-    Source: see `objective.quadrature` and `objective.importance`.
+    Source: see `objective.quadrature` and `objective.importance`. One Newton step of the estimates
+    is exact where the deviance is quadratic over the shift, so that a large one is a warning only.
     """
     if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 2:
         raise ValueError(f"pairs={pairs!r}; use an integer above 1, such as 2000")
@@ -116,13 +149,25 @@ def laplace_error(fit: Fit, *, pairs: int = 2000, seed: int = 0) -> LaplaceError
         arguments = fit.estimate.params, fit.model, jnp.asarray(fit.estimate.u)
         laplace = -0.5 * float(run(_deviance, *arguments, nagq=1))
         found = _by_quadrature(arguments)
-        if found is None:
+        if found is not None:
+            value, effort, settled = found
+            gradient = np.asarray(run(_difference_gradient, *arguments, nagq=effort))
+            shift = _shift(fit, gradient)
+        else:
             sample = run(importance_program, *arguments, jax.random.key(seed), pairs=pairs)
             value, error, effective = (float(part) for part in sample)
             method, settled, effort = "importance sampling", effective >= FEW, pairs
             return LaplaceError(laplace, value, error, method, effort, effective, settled)
-    value, effort, settled = found
-    return LaplaceError(laplace, value, 0.0, "quadrature", effort, None, settled)
+    return LaplaceError(laplace, value, 0.0, "quadrature", effort, None, settled, shift)
+
+
+def _shift(fit: Fit, gradient: np.ndarray) -> pd.Series:
+    """-V g / 2 in standard errors: how the estimates move when g joins the gradient, (P,)."""
+    V = fit.vcov_all
+    error = np.sqrt(np.diag(V.to_numpy()))
+    move = -0.5 * V.to_numpy() @ np.where(error > 0, gradient, 0.0)
+    shift = np.divide(move, error, out=np.full(len(move), np.nan), where=error > 0)
+    return pd.Series(shift, V.index, name="shift")
 
 
 def _by_quadrature(arguments: tuple[Params, Model, jax.Array]) -> tuple[float, int, bool] | None:
@@ -144,6 +189,19 @@ def _by_quadrature(arguments: tuple[Params, Model, jax.Array]) -> tuple[float, i
 def _deviance(params: Params, model: Model, u: jax.Array, *, nagq: int) -> jax.Array:
     # Without penalties: the likelihood alone is an integral.
     return at_mode(params, replace(model, priors=()), u, nagq)
+
+
+@partial(jax.jit, static_argnames=("nagq",))
+def _difference_gradient(params: Params, model: Model, u: jax.Array, *, nagq: int) -> jax.Array:
+    """Gradient, (P,), of the deviance by quadrature less that by Laplace; the mode moves along."""
+    plain = replace(model, priors=())
+
+    def difference(flat: jax.Array) -> jax.Array:
+        there = unflatten(flat, plain)
+        mode = conditional_mode(there, plain, u, True)
+        return at_mode(there, plain, mode, nagq) - at_mode(there, plain, mode, 1)
+
+    return jax.grad(difference)(flatten(params))
 
 
 @partial(jax.jit, static_argnames=("pairs",))

@@ -28,12 +28,20 @@ def text(summary: Summary) -> str:
     ]
     if summary.response:
         lines += _wrapped(f"Response: {summary.response}")
-    lines += ["", *digits.aligned(_statistics(summary), left=()), "", "Scaled residuals:"]
-    lines += [*digits.aligned(_quantiles(summary), left=()), "", "Random effects:"]
+    lines += ["", *_statistics_text(summary), ""]
+    if summary.quantiles is not None:
+        lines += ["Scaled residuals:", *digits.aligned(_quantiles(summary), left=()), ""]
+    lines.append("Random effects:")
     table = _random(summary)
     lines += [f" {line}" for line in digits.aligned(table, left=range(len(table[0])))]
     lines += [_observations(summary), "", "Fixed effects:"]
-    lines += _fixed_text(summary)
+    lines += _fixed_text(summary.coefficients)
+    constants = [one.title for one in summary.parameters if one.coefficients is None]
+    for one in summary.parameters:
+        if one.coefficients is not None:
+            lines += ["", one.title, *_fixed_text(one.coefficients)]
+    if constants:
+        lines += ["", *constants]
     if summary.correlation is not None and len(summary.correlation) > 1:
         lines += ["", "Correlation of Fixed Effects:"]
         lines += digits.aligned(_correlation(summary.correlation))
@@ -53,14 +61,20 @@ def html(summary: Summary) -> str:
         parts.append(f"<br>Response: {escape(summary.response)}")
     parts.append("</p>")
     parts.append(html_table(_statistics(summary), labelled=False))
-    parts.append(html_table(_quantiles(summary), "Scaled residuals", labelled=False))
+    if summary.quantiles is not None:
+        parts.append(html_table(_quantiles(summary), "Scaled residuals", labelled=False))
     parts.append(html_table(_random(summary), "Random effects"))
     parts.append(f"<p>{escape(_observations(summary))}</p>")
     if len(summary.coefficients):
-        parts.append(html_table(_fixed(summary), "Fixed effects"))
+        parts.append(html_table(_fixed(summary.coefficients), "Fixed effects"))
         parts.append(f"<p><small>{escape(digits.LEGEND)}</small></p>")
     else:
         parts.append("<p>No fixed effects</p>")
+    for one in summary.parameters:
+        if one.coefficients is None:
+            parts.append(f"<p>{escape(one.title)}</p>")
+        else:
+            parts.append(html_table(_fixed(one.coefficients), one.title))
     if summary.correlation is not None and len(summary.correlation) > 1:
         parts.append(html_table(_correlation(summary.correlation), "Correlation of fixed effects"))
     parts.append(f"<p>{'<br>'.join(map(escape, summary.convergence.splitlines()))}</p>")
@@ -93,7 +107,15 @@ def _statistics(summary: Summary) -> Table:
     return [list(summary.statistics), written]
 
 
+def _statistics_text(summary: Summary) -> list[str]:
+    if len(summary.statistics) == 1:
+        ((name, value),) = summary.statistics.items()
+        return [f"{name}: {value:.3f}"]
+    return digits.aligned(_statistics(summary), left=())
+
+
 def _quantiles(summary: Summary) -> Table:
+    assert summary.quantiles is not None
     return [list(QUANTILES), digits.common(digits.zapped(summary.quantiles, 5), 4)]
 
 
@@ -130,9 +152,8 @@ def _observations(summary: Summary) -> str:
     return f"Number of obs: {summary.nobs}{missing}, groups:  {groups}"
 
 
-def _fixed(summary: Summary) -> Table:
+def _fixed(frame: pd.DataFrame) -> Table:
     """Coefficient table with a last column of significance codes."""
-    frame = summary.coefficients
     both = digits.estimates(frame.iloc[:, :2].to_numpy())
     z = digits.statistics(frame.iloc[:, 2].to_numpy())
     p = digits.p_values(frame.iloc[:, 3])
@@ -142,11 +163,11 @@ def _fixed(summary: Summary) -> Table:
     return [header, *([str(name), *pair, *rest] for name, pair, *rest in rows)]
 
 
-def _fixed_text(summary: Summary) -> list[str]:
-    if not len(summary.coefficients):
+def _fixed_text(frame: pd.DataFrame) -> list[str]:
+    if not len(frame):
         return ["  (none)"]
-    lines = digits.aligned(_fixed(summary), left=(0, 5))
-    if any(digits.stars(value) for value in summary.coefficients.iloc[:, 3]):
+    lines = digits.aligned(_fixed(frame), left=(0, 5))
+    if any(digits.stars(value) for value in frame.iloc[:, 3]):
         lines += ["---", digits.LEGEND]
     return lines
 

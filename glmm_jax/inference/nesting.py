@@ -40,7 +40,7 @@ def nesting(small: Frame, large: Frame) -> Nesting:
     Sum_t Z_t (I x V_t) Z_t' of the smaller model, V_t positive semidefinite, is one of the larger.
     """
     extra = np.column_stack([small.X, small.offset - large.offset])
-    fixed = Verdict.INSIDE if _spanned(extra, large.X) else Verdict.OUTSIDE
+    fixed = Verdict.INSIDE if spanned(extra, large.X) else Verdict.OUTSIDE
     zero = _random_inside(small.blocks, large.blocks)
     if zero is not None:
         return Nesting(fixed, Verdict.INSIDE, zero)
@@ -56,7 +56,7 @@ def _unit(columns: np.ndarray) -> np.ndarray:
     return columns / np.where(length > 0, length, 1.0)
 
 
-def _spanned(columns: np.ndarray, by: np.ndarray) -> bool:
+def spanned(columns: np.ndarray, by: np.ndarray) -> bool:
     """Whether every column is a linear combination of the columns of `by`."""
     by = _unit(by)
     rest, Q = _unit(columns), np.linalg.qr(by[:, independent_columns(by)])[0]
@@ -118,7 +118,7 @@ def _map(small: RandomBlock, large: RandomBlock, same: bool) -> np.ndarray | Non
         W = (np.eye(classes.max() + 1)[classes][:, :, None] * small.Z[:, None, :]).reshape(
             len(small.Z), -1
         )
-    if not _spanned(W, large.Z):
+    if not spanned(W, large.Z):
         return None
     return np.linalg.lstsq(_unit(large.Z), W, rcond=None)[0]
 
@@ -163,7 +163,7 @@ def _covariance_outside(small: tuple[RandomBlock, ...], large: tuple[RandomBlock
         z, same = _unit(block.Z), block.index[i] == block.index[j]
         for a, b in zip(*np.tril_indices(z.shape[1]), strict=True):
             basis.append(np.where(same, z[i, a] * z[j, b] + z[i, b] * z[j, a], 0.0))
-    return not _spanned(target[:, None], np.column_stack(basis))
+    return not spanned(target[:, None], np.column_stack(basis))
 
 
 def _pairs(

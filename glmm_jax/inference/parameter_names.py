@@ -1,8 +1,10 @@
-"""Names and values of the parameters as analysts read them: beta, SDs, correlations, sigma.
+"""Names and values of the parameters as analysts read them: beta, SDs, correlations, the rest.
 
-The engine's vector is (beta, theta, log phi) with theta the lower triangles of Lambda; there are as
-many parameters here, in this order: beta; of each covariance block the standard deviations, then
-the correlations (2,1), (3,1), (3,2), ... as in `varcorr`; sigma = sqrt(phi), if there is a phi.
+The engine's vector is (beta, theta, dispersion) with theta the lower triangles of Lambda; there are
+as many parameters here, in this order: beta; of each covariance block the standard deviations, then
+the correlations (2,1), (3,1), (3,2), ... as in `varcorr`; then sigma = sqrt(phi) of a Gaussian
+family with one phi for all rows, or the coefficients of the family's other parameters on their
+scales without bounds, as the engine has them: "log(phi)", "logit(zero): x".
 """
 
 from __future__ import annotations
@@ -16,29 +18,32 @@ import numpy as np
 
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.covariance import Full
+from glmm_jax.families.gaussian import Gaussian
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
 
-KINDS = ("beta", "sd", "cor", "sigma")
+KINDS = ("beta", "sd", "cor", "sigma", "parameter")
 SIGMA = "sigma"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parameters lie: p coefficients, the columns of each block, whether there is a phi.
+    """Where the parameters lie: p coefficients, the columns of each block, whether there is a
+    sigma, and how many further parameters.
 
     It can be hashed, so that it may be a static argument of a compiled function.
     """
 
     p: int
     columns: tuple[int, ...]
-    dispersion: bool
+    sigma: bool
+    others: int = 0
 
     @property
     def size(self) -> int:
         """Number of parameters, P: the same in both orders."""
-        return self.p + sum(Full(k).size for k in self.columns) + self.dispersion
+        return self.p + sum(Full(k).size for k in self.columns) + self.sigma + self.others
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -46,7 +51,7 @@ class Layout:
         out = ["beta"] * self.p
         for k in self.columns:
             out += ["sd"] * k + ["cor"] * (k * (k - 1) // 2)
-        return (*out, *(["sigma"] * self.dispersion))
+        return (*out, *(["sigma"] * self.sigma), *(["parameter"] * self.others))
 
     @property
     def members(self) -> dict[int, tuple[int, int]]:
@@ -62,7 +67,15 @@ class Layout:
 def layout(fit: Fit) -> Layout:
     """The layout of a fit's parameters."""
     blocks = tuple(len(block.names) for block in fit.frame.blocks)
-    return Layout(len(fit.frame.X_names), blocks, fit.dispersion is not None)
+    sigma = has_sigma(fit)
+    others = 0 if sigma else fit.model.d
+    return Layout(len(fit.frame.X_names), blocks, sigma, others)
+
+
+def has_sigma(fit: Fit) -> bool:
+    """Whether the model has one residual standard deviation: Gaussian, with the same phi for all
+    rows."""
+    return isinstance(fit.family, Gaussian) and not fit.frame.parameter_models
 
 
 def dispersion_names(fit: Fit) -> list[str]:
@@ -76,6 +89,12 @@ def dispersion_names(fit: Fit) -> list[str]:
     return out
 
 
+def dispersion_errors(fit: Fit) -> np.ndarray:
+    """Standard errors of `Fit.dispersion_params`, (d,)."""
+    first = fit.model.p + fit.model.m
+    return np.sqrt(np.diag(fit.vcov_all.to_numpy())[first:])
+
+
 def names(fit: Fit) -> list[str]:
     """Names of the parameters, (P,), for example "age", "sd(Intercept | district)",
     "cor(Intercept, urban[T.Y] | district)", "sigma".
@@ -85,7 +104,7 @@ def names(fit: Fit) -> list[str]:
         out += [f"sd({name} | {block.grouping})" for name in block.names]
         for i, j in pairs(len(block.names)):
             out.append(f"cor({block.names[j]}, {block.names[i]} | {block.grouping})")
-    return [*out, *([SIGMA] * (fit.dispersion is not None))]
+    return [*out, *([SIGMA] if has_sigma(fit) else dispersion_names(fit))]
 
 
 def pairs(k: int) -> list[tuple[int, int]]:
@@ -95,7 +114,7 @@ def pairs(k: int) -> list[tuple[int, int]]:
 
 
 def values(fit: Fit, flat: Any) -> np.ndarray:
-    """Values in the order of `names`, (..., P), of flat (beta, theta, log phi), (..., P).
+    """Values in the order of `names`, (..., P), of flat (beta, theta, dispersion), (..., P).
 
     sd_i = |Lambda_i|, the length of a row; cor_ij = Lambda_i . Lambda_j / (sd_i sd_j), NaN where a
     standard deviation is zero; sigma = exp(log(phi) / 2).
@@ -107,7 +126,7 @@ def values(fit: Fit, flat: Any) -> np.ndarray:
     if array.shape[-1:] != (where.size,):
         raise ValueError(
             f"flat has shape {array.shape}; its last axis must hold the {where.size} parameters "
-            "(beta, theta, log phi) of this fit"
+            "(beta, theta, dispersion) of this fit"
         )
     with np.errstate(invalid="ignore"):  # a correlation with a standard deviation of zero is 0 / 0
         return _transform(np, array, where)
@@ -128,8 +147,10 @@ def _transform(xp: Any, flat: Any, where: Layout) -> Any:
         cor = [_dot(Lambda[i], Lambda[j]) / (sd[i] * sd[j]) for i, j in pairs(k)]
         parts.append(xp.stack([*sd, *cor], axis=-1))
         start += Full(k).size
-    if where.dispersion:
+    if where.sigma:
         parts.append(xp.exp(0.5 * flat[..., start:]))
+    elif where.others:
+        parts.append(flat[..., start:])
     return xp.concatenate(parts, axis=-1)
 
 

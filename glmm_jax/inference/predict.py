@@ -12,18 +12,26 @@ import pandas as pd
 import scipy.special
 
 from glmm_jax.build import bucket
-from glmm_jax.families.base import Family
+from glmm_jax.families.base import Family, as_dispersion
 from glmm_jax.formula.frame import Frame
 from glmm_jax.formula.newdata import NewFrame, new_frame
 from glmm_jax.inference.levels import check_level
+from glmm_jax.inference.parameter_rows import (
+    ZERO,
+    matrices,
+    mean_depends,
+    row_parameters,
+)
+from glmm_jax.inference.parameter_rows import columns as parameter_columns
 from glmm_jax.inference.ranef import modes
 from glmm_jax.inference.uncertainty import linear_predictor_variance
+from glmm_jax.links import Link
 from glmm_jax.runtime import engine, run
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
 
-KINDS = ("response", "link")
+KINDS = ("response", "link", "zero")
 RANDOM = ("conditional", "population")
 # Links whose inverse is one-to-one on either side of eta = 0 only.
 TWO_SIDED = ("sqrt", "inverse")
@@ -51,15 +59,19 @@ def predict(
     newdata : a data frame with the columns of the right side of the formula; others do no harm.
         Transforms such as center(x) and the codings of categories are those of the fit. None
         predicts the rows used in the fit.
-    kind : "response", the mean (a probability where the response counts successes), or "link", eta.
+    kind : "response", the mean (a probability where the response counts successes; for a
+        zero-inflated or hurdle family with the zeros, (1 - pi) mu); "link", eta; "zero", the
+        probability of an excess zero, pi (for a hurdle family of a zero).
     random : "conditional", with the conditional modes b of the levels in newdata; "population",
         with b = 0, so that grouping columns are not needed. On the response scale the latter is the
         mean of a level in the middle, not the average over levels. For both, Var(eta) as above;
         with b = 0 it is that of x' beta alone.
-    se : whether to give standard errors; on the response scale |dmu/deta| times that of eta.
+    se : whether to give standard errors; on the response scale |dmu/deta| times that of eta, and by
+        the same rule for a mean that depends on other parameters too.
     level : of confidence intervals, 0.95 say; None for none. Limits are computed on the link scale
-        and mapped. Where the link is not one-to-one over the interval ("sqrt" and "inverse", with
-        eta = 0 inside it) there are none: NaN.
+        and mapped (for ordered categories, whose mean is a score, they are symmetric). Where the
+        link is not one-to-one over the interval ("sqrt" and "inverse", with eta = 0 inside it)
+        there are none: NaN.
     offset : column of newdata or an array; needed if the model was fitted with an array as offset=.
     allow_new_levels : whether newdata may have levels of grouping factors that were not in the fit
         (or are missing). Their random effects are zero and, with random="conditional", their prior
@@ -72,7 +84,8 @@ def predict(
 
     Raises
     ------
-    ValueError : another kind or random, a level outside (0, 1), offset= without newdata, and for
+    ValueError : another kind (or "zero" for a family without excess zeros) or random, a level
+        outside (0, 1), offset= without newdata, and for
         newdata: columns that are absent, missing values, unknown categories or levels.
     """
     _check(newdata, kind, random, level, offset)
@@ -85,20 +98,93 @@ def predict(
             offset=offset,
             random=conditional,
             allow_new_levels=allow_new_levels,
+            parameters=kind == "zero" or (kind == "response" and mean_depends(fit.family)),
         )
+    if kind == "zero":
+        return _zero(fit, rows, se, level)
+    if kind == "response" and mean_depends(fit.family):
+        return _frame(_dependent_mean(fit, rows, conditional, se, level), rows.index)
     eta = linear_predictor(fit, rows, conditional)
     columns = {"fit": eta}
     if se or level is not None:
         blocks = rows.blocks if conditional else ()
         columns["se"] = np.sqrt(linear_predictor_variance(fit, rows.X, blocks))
     if level is not None:
-        half = -scipy.special.ndtri((1.0 - level) / 2.0) * columns["se"]
+        half = _quantile(level) * columns["se"]
         columns["lower"], columns["upper"] = eta - half, eta + half
     if kind == "response":
         columns = _on_response_scale(fit.family, columns)
+    return _frame(columns, rows.index)
+
+
+def _frame(columns: dict[str, np.ndarray], index: pd.Index) -> pd.Series | pd.DataFrame:
     if len(columns) == 1:
-        return pd.Series(columns["fit"], rows.index, name="fit")
-    return pd.DataFrame(columns, rows.index)
+        return pd.Series(columns["fit"], index, name="fit")
+    return pd.DataFrame(columns, index)
+
+
+def _zero(
+    fit: Fit, rows: Frame | NewFrame, se: bool, level: float | None
+) -> pd.Series | pd.DataFrame:
+    """pi of each row; its standard error pi (1 - pi) times that of logit(pi)."""
+    if ZERO not in fit.family.parameters:
+        raise ValueError(
+            f"kind='zero': the {fit.family.name} family has no excess zeros; use 'response' or "
+            "'link', or fit a model with zero_inflation='~ 1'"
+        )
+    logit = row_parameters(fit, rows)[ZERO]
+    pi = scipy.special.expit(logit)
+    columns = {"fit": pi}
+    if se or level is not None:
+        place, matrix = parameter_columns(fit)[ZERO], matrices(fit, rows)[ZERO]
+        V = fit.vcov_all.to_numpy()[place, place]
+        error = np.sqrt(np.maximum(np.sum((matrix @ V) * matrix, axis=1), 0.0))
+        columns["se"] = pi * (1.0 - pi) * error
+        if level is not None:
+            half = _quantile(level) * error
+            columns["lower"] = scipy.special.expit(logit - half)
+            columns["upper"] = scipy.special.expit(logit + half)
+    return _frame(columns, rows.index)
+
+
+def _dependent_mean(
+    fit: Fit, rows: Frame | NewFrame, conditional: bool, se: bool, level: float | None
+) -> dict[str, np.ndarray]:
+    """Means that depend on eta and on other parameters of the family, by column."""
+    eta = linear_predictor(fit, rows, conditional)
+    values = row_parameters(fit, rows)
+    mu, slope, partial_slopes = _mean_gradient(fit.family, eta, values)
+    columns = {"fit": mu}
+    if not se and level is None:
+        return columns
+    made = matrices(fit, rows)
+    parts = [made[name] * d[:, None] for name, d in zip(values, partial_slopes, strict=True)]
+    others = np.column_stack(parts) if parts else None
+    blocks = rows.blocks if conditional else ()
+    error = np.sqrt(linear_predictor_variance(fit, rows.X, blocks, slope, others))
+    columns["se"] = error
+    if level is not None:
+        half = _quantile(level) * error
+        columns["lower"], columns["upper"] = _mapped(fit.family, mu, half)
+    return columns
+
+
+def _mapped(family: Family, mu: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Limits symmetric about the mean on the scale of the link, where it has one for all means."""
+    if hasattr(family, "absorbs_intercept") or not len(mu):
+        return mu - half, mu + half
+    with engine():
+        centre = np.asarray(family.link.link(jnp.asarray(mu)))
+    if not np.all(np.isfinite(centre)):
+        return mu - half, mu + half
+    _, slope = _means(family.link, centre)
+    ends = [_means(family.link, centre + sign * half / slope)[0] for sign in (-1, 1)]
+    lower, upper = np.sort(ends, axis=0)
+    return lower, upper
+
+
+def _quantile(level: float) -> float:
+    return float(-scipy.special.ndtri((1.0 - level) / 2.0))
 
 
 def linear_predictor(fit: Fit, rows: Frame | NewFrame, conditional: bool = True) -> np.ndarray:
@@ -130,34 +216,64 @@ def _check(
 def _on_response_scale(family: Family, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Means in place of linear predictors, by column; the limits in increasing order."""
     eta = columns["fit"]
-    mu, slope = _means(family, eta)
+    mu, slope = _means(family.link, eta)
     out = {"fit": mu}
     if "se" in columns:
         out["se"] = slope * columns["se"]
     if "lower" in columns:
         lower, upper = columns["lower"], columns["upper"]
-        limits = np.sort([_means(family, lower)[0], _means(family, upper)[0]], axis=0)
+        limits = np.sort([_means(family.link, lower)[0], _means(family.link, upper)[0]], axis=0)
         if family.link.name in TWO_SIDED:
             limits[:, (lower <= 0) & (upper >= 0)] = np.nan
         out["lower"], out["upper"] = limits
     return out
 
 
-def _means(family: Family, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _means(link: Link, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """mu and |dmu/deta| of each row, (rows,)."""
     n = len(eta)
     if n == 0:
         return eta, eta
-    # Padded by copies of the first row, so that one program serves data of similar size.
-    padded = np.full(bucket(n), eta[0])
-    padded[:n] = eta
     with engine():
-        found = run(_mean_and_slope, padded, family=family)
+        found = run(_mean_and_slope, _padded(eta), link=link)
     mu, slope = (np.array(part)[:n] for part in found)
     return mu, slope
 
 
-@partial(jax.jit, static_argnames=("family",))
-def _mean_and_slope(eta: jax.Array, *, family: Family) -> tuple[jax.Array, jax.Array]:
-    mu, slope = jax.jvp(family.mean, (eta,), (jnp.ones_like(eta),))
+def _mean_gradient(
+    family: Family, eta: np.ndarray, values: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """mu, dmu/deta and dmu/d(each other parameter), (rows,)."""
+    n = len(eta)
+    if n == 0:
+        return eta, eta, [eta] * len(values)
+    parts = [_padded(part) for part in values.values()]
+    with engine():
+        mu, slope, others = run(_mean_and_gradient, _padded(eta), parts, family=family)
+    return np.array(mu)[:n], np.array(slope)[:n], [np.array(one)[:n] for one in others]
+
+
+def _padded(values: np.ndarray) -> np.ndarray:
+    """Padded by copies of the first row, so that one program serves data of similar size."""
+    padded = np.full(bucket(len(values)), values[0])
+    padded[: len(values)] = values
+    return padded
+
+
+@partial(jax.jit, static_argnames=("link",))
+def _mean_and_slope(eta: jax.Array, *, link: Link) -> tuple[jax.Array, jax.Array]:
+    mu, slope = jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))
     return mu, jnp.abs(slope)
+
+
+@partial(jax.jit, static_argnames=("family",))
+def _mean_and_gradient(
+    eta: jax.Array, values: list[jax.Array], *, family: Family
+) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+    def total(eta: jax.Array, values: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        mu = family.mean(eta, as_dispersion(values))
+        # Rows do not depend on each other: the gradient of the sum is that of each.
+        return jnp.sum(mu), mu
+
+    (slope, others), mu = jax.grad(total, argnums=(0, 1), has_aux=True)(eta, values)
+    return mu, slope, others

@@ -1,4 +1,4 @@
-"""Profile likelihood of every beta, standard deviation and correlation."""
+"""Profile likelihood of every parameter: beta, standard deviations, correlations, dispersion."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ def profile(
 
         zeta(v) = sign(v - estimate) sqrt(d(v) - d(estimate)),
 
-    d(v) the lowest Laplace deviance of all models whose parameter is v. Where the parameter is v,
+    d(v) the lowest deviance (by the fit's nagq, its penalties included) of all models whose
+    parameter is v. Where the parameter is v,
     zeta is approximately standard normal: an interval is the values with |zeta| below a normal
     quantile. A straight line means that Wald intervals will do.
 
     Parameters
     ----------
     parameters : names, as in `profile.estimates` of a fit ("age", "sd(Intercept | district)",
-        "cor(Intercept, age | district)", "sigma"); one name; "fixed" for all of beta; None for all.
+        "cor(Intercept, age | district)", "sigma", "log(phi)"); one name; "fixed" for all of beta;
+        None for all.
     level : how far the profiles reach, as the level of a confidence region.
     joint : a region of two parameters, as pair plots need (chi-squared with 2 degrees of freedom);
         False: an interval of one, which takes less time.
@@ -60,7 +62,7 @@ def profile(
 
     Raises
     ------
-    ValueError : unknown parameters, a level outside (0, 1), a fit at another nagq than 1, or one
+    ValueError : unknown parameters, a level outside (0, 1), a fit at nagq=0 or by REML, or one
         without finite estimates.
 
     Source: Bates and Watts (1988), Nonlinear regression analysis, chapter 6; Bates (2011), Part 5.
@@ -114,7 +116,8 @@ class _Profiles:
     def __init__(self, fit: Fit, flat: np.ndarray) -> None:
         self._model = fit.model
         self._u = np.asarray(fit.estimate.u)
-        self._flat, self._deviance = flat, fit.deviance
+        self._nagq = fit.nagq
+        self._flat, self._deviance = flat, float(fit.estimate.deviance)
         self._hessian = np.asarray(fit.estimate.hessian)
         self._targets = coordinates.targets(fit.model)
         found = run(coordinates.charts, fit.model, flat, self._targets)
@@ -137,7 +140,7 @@ class _Profiles:
         def solve(w: float, x: np.ndarray, u: np.ndarray, B: np.ndarray) -> Solution:
             found = run(
                 point, self._model, target, np.asarray(w), x, u, B, self._chart.natural,
-                max_steps=MAX_STEPS,
+                max_steps=MAX_STEPS, nagq=self._nagq,
             )  # fmt: skip
             got = jax.tree.map(np.asarray, found)
             return Solution(
@@ -150,15 +153,20 @@ class _Profiles:
 
 def _flat(fit: Fit) -> np.ndarray:
     params = fit.estimate.params
-    log_phi = [] if params.dispersion is None else [params.dispersion]
-    return np.concatenate([np.asarray(params.beta), np.asarray(params.theta), np.array(log_phi)])
+    log_phi = [] if params.dispersion is None else np.atleast_1d(np.asarray(params.dispersion))
+    return np.concatenate([np.asarray(params.beta), np.asarray(params.theta), log_phi])
 
 
 def _check_fit(fit: Fit) -> None:
-    if fit.nagq != 1:
+    if fit.reml:
         raise ValueError(
-            f"profile: the fit is at nagq={fit.nagq}; the profile of the Laplace deviance starts "
-            "from its minimum, so refit with nagq=1"
+            "profile: the fit is by REML, whose criterion integrates the coefficients out and has "
+            "no profile in them; refit with update(reml=False)"
+        )
+    if fit.nagq == 0:
+        raise ValueError(
+            "profile: the fit is at nagq=0; the profile of the Laplace deviance starts from its "
+            "minimum, so refit with nagq=1"
         )
     if not (np.isfinite(fit.deviance) and np.all(np.isfinite(fit.estimate.hessian))):
         raise ValueError(
@@ -216,20 +224,23 @@ def _notes(
     notes = []
     if not fit.converged:
         notes.append(f"The fit is not a certified maximum of the likelihood: {fit.status.sentence}")
+    if fit.model.priors:
+        notes.append("The profile is of the penalised likelihood, priors included.")
+    bottom = float(fit.estimate.deviance)
     for name in undefined:
         notes.append(
             f"{name}: not profiled, since it is undefined where a standard deviation is zero."
         )
     lowest = min((n.found.deviance for w in walks.values() for n in w.nodes), default=np.inf)
-    if lowest < fit.deviance - LOWER:
+    if lowest < bottom - LOWER:
         notes.append(
-            f"A deviance {fit.deviance - lowest:.3g} below that of the fit was found: the fit is "
+            f"A deviance {bottom - lowest:.3g} below that of the fit was found: the fit is "
             "not at the maximum of the likelihood, and zeta is set to zero where the deviance is "
             "lower. Refit from other starting values, such as the row of the frame with the lowest "
             "deviance."
         )
     for name, walk in walks.items():
-        notes += _ends(name, kinds[name], walk, fit.deviance)
+        notes += _ends(name, kinds[name], walk, bottom)
         if walk.failed:
             notes.append(
                 f"{name}: no constrained maximum was found at {len(walk.failed)} of "

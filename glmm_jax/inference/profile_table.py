@@ -15,21 +15,25 @@ from scipy.interpolate import CubicHermiteSpline
 from glmm_jax.inference import digits
 from glmm_jax.inference.layout import html_table
 from glmm_jax.inference.levels import check_level, percent
+from glmm_jax.inference.notes import notes_html, notes_text
 from glmm_jax.inference.profile_walk import BOUNDARY, CUTOFF, EXACT
 
 # From the scale w on which a profile is computed (see `constrained`) to the parameter and back.
 FROM_W: dict[str, Callable[[Any], Any]] = {
     "beta": np.asarray, "sd": np.asarray, "cor": np.sin, "sigma": lambda w: np.exp(0.5 * w),
+    "parameter": np.asarray,
 }  # fmt: skip
 TO_W: dict[str, Callable[[Any], Any]] = {
     "beta": np.asarray, "sd": np.asarray, "cor": np.arcsin, "sigma": lambda v: 2.0 * np.log(v),
+    "parameter": np.asarray,
 }  # fmt: skip
 BOUNDS = {
     "beta": (-np.inf, np.inf), "sd": (0.0, np.inf), "cor": (-1.0, 1.0), "sigma": (0.0, np.inf),
+    "parameter": (-np.inf, np.inf),
 }  # fmt: skip
 W_BOUNDS = {
     "beta": (-np.inf, np.inf), "sd": (0.0, np.inf), "cor": (-np.pi / 2, np.pi / 2),
-    "sigma": (-np.inf, np.inf),
+    "sigma": (-np.inf, np.inf), "parameter": (-np.inf, np.inf),
 }  # fmt: skip
 
 
@@ -37,7 +41,7 @@ W_BOUNDS = {
 class Curve:
     """The profile of one parameter: zeta and dzeta/dw at the values w, in increasing order.
 
-    kind : "beta", "sd", "cor" or "sigma", which says what w is. centre : w of the estimate. ends :
+    kind : one of `parameter_names.KINDS`, which says what w is. centre : w of the estimate. ends :
     how the lower and the upper side end: "cutoff" (as far as was asked), "boundary" (a standard
     deviation of zero, a correlation of -1 or 1), "flat" or "failed".
     """
@@ -180,15 +184,13 @@ class Profile:
     def __str__(self) -> str:
         lines = [f"Profile likelihood of {len(self.parameters)} parameters", ""]
         lines += digits.aligned(self._cells())
-        lines += [f"Note: {note}" for note in self.notes]
-        return "\n".join(lines)
+        return "\n".join([*lines, *notes_text(self.notes)])
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        notes = html_table([["Note"], *([note] for note in self.notes)], labelled=False)
-        return html_table(self._cells(), "Profile likelihood") + (notes if self.notes else "")
+        return html_table(self._cells(), "Profile likelihood") + notes_html(self.notes)
 
     def _cells(self) -> list[list[str]]:
         """Estimates and intervals, at 0.95 or at the profiles' own level if that is less."""

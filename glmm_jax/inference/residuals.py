@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
-from glmm_jax.families.base import Family
+from glmm_jax.families.base import Dispersion, is_integer
 from glmm_jax.inference import quantile, simulate
 from glmm_jax.inference.ranef import modes
-from glmm_jax.model import Model
+from glmm_jax.model import Model, Params, row_dispersion
 from glmm_jax.runtime import engine
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def linear_predictor(fit: Fit) -> np.ndarray:
 
 def fitted(fit: Fit) -> np.ndarray:
     """Conditional means mu, (n,); probabilities where the response counts successes."""
-    return _rows(fit).mean
+    return _moment(fit, "mean")
 
 
 def resid(
@@ -42,18 +42,22 @@ def resid(
 ) -> pd.Series:
     """Residuals of the rows used.
 
-    With w the prior weight (`weights=`, times the trials of a binomial row) and V the variance
-    function with dispersion 1, at the conditional modes of the random effects:
+    With w the prior weight (`weights=`, times the trials of a binomial row) and V the variance of
+    one trial, at the conditional modes of the random effects:
 
         response   y - mu (y the proportion of successes where there are trials)
-        pearson    (y - mu) sqrt(w / V(mu))
+        pearson    (y - mu) sqrt(w / V)
         deviance   sign(y - mu) sqrt(w d), with d the unit deviance
-        working    (y - mu) / (dmu/deta)
+        working    (y - mu) / (dmu/deta); in a family that is no exponential one the score about
+                   eta divided by its information
         quantile   Phi^-1(u), u the position of y among n responses simulated from the fit, ties
                    broken at random: standard normal in every family if the model is true
 
-    The first four are R's; for a Gaussian response none is divided by sigma. They have a known
-    distribution only where counts are large; a quantile residual has one always.
+    V is the whole variance, but where phi is a factor of it, the same in all rows (gaussian, gamma,
+    inverse gaussian), V is that with phi = 1: for a Gaussian response nothing is divided by sigma,
+    as in R. mu is the mean of the response, zeros in excess included. Some families have no unit
+    deviance. The first four kinds have a known distribution only where counts are large; a quantile
+    residual has one always.
 
     Parameters
     ----------
@@ -69,7 +73,8 @@ def resid(
 
     Raises
     ------
-    ValueError : another kind; n, seed or random that `simulate` refuses.
+    ValueError : another kind, or one that the family does not have; n, seed or random that
+        `simulate` refuses.
 
     Source: Dunn & Smyth (1996), J. Comp. Graph. Stat. 5, 236-244, for the quantile residuals.
     """
@@ -89,42 +94,50 @@ def residuals(fit: Fit, kind: str, n: int = 250, seed: int = 0, random: str = "n
         return scipy.special.ndtri(quantile.scaled(observed(fit), simulated, seed))
     if kind == "working":
         with engine():
-            ratio = _working(fit.estimate.params.dispersion, fit.model, _padded(fit))
+            phi = row_dispersion(fit.estimate.params, fit.model)
+            ratio = _working(phi, fit.model, _padded(fit))
         return np.array(ratio)[: fit.nobs]
-    rows = _rows(fit)
+    trials = np.ones(fit.nobs) if fit.frame.trials is None else fit.frame.trials
+    difference = fit.frame.y / trials - fitted(fit)
     if kind == "response":
-        return rows.difference
+        return difference
+    case = np.asarray(fit.model.weights)[: fit.nobs]
     if kind == "pearson":
+        variance = _moment(fit, "variance")
+        if np.any(np.isinf(variance)):
+            raise ValueError(
+                f"kind='pearson': the variance of the {fit.family.name} response is infinite at "
+                "the estimate, so no residual can be divided by its root; use 'quantile', 'working'"
+            )
         # A mean at the end of its range has no variance: a response equal to it is no residual.
-        scale = np.sqrt(rows.variance / rows.weight)
-        nothing = np.zeros_like(rows.difference)
-        return np.divide(rows.difference, scale, out=nothing, where=rows.difference != 0)
+        scale = np.sqrt(variance / case) / trials
+        nothing = np.zeros_like(difference)
+        return np.divide(difference, scale, out=nothing, where=difference != 0)
     # Where y = mu rounding may leave the deviance a few units of 1e-17 below zero.
-    return np.sign(rows.difference) * np.sqrt(np.maximum(rows.deviance, 0.0))
+    return np.sign(difference) * np.sqrt(np.maximum(case * _moment(fit, "deviance"), 0.0))
+
+
+def available(fit: Fit, kind: str) -> np.ndarray | None:
+    """Residuals of the rows used, (nobs,), or None where the family does not have this kind."""
+    try:
+        return residuals(fit, kind)
+    except ValueError:
+        return None
 
 
 def observed(fit: Fit) -> np.ndarray:
     """The response as `simulate_array` codes it, (nobs,): a count without a rounding error."""
-    return fit.frame.y if fit.family.name == "gaussian" else np.round(fit.frame.y)
+    y = fit.frame.y
+    return np.round(y) if np.all(is_integer(y)) else y
 
 
-class _Rows(NamedTuple):
-    mean: np.ndarray
-    difference: np.ndarray  # y - mu, y a proportion where there are trials
-    variance: np.ndarray  # V(mu)
-    weight: np.ndarray
-    deviance: np.ndarray  # w d
-
-
-def _rows(fit: Fit) -> _Rows:
-    model, n = fit.model, fit.nobs
+def _moment(fit: Fit, what: str) -> np.ndarray:
+    """Mean (of one trial), variance or unit deviance of the response in the rows used, (nobs,)."""
+    # In a dispersion model phi differs between the rows, so that it is no common factor.
+    at_one = fit.family.variance_scales and not fit.model.dispersion_X
     with engine():
-        moments = _moments(fit.family, model.y, _padded(fit), model.size)
-    mean, variance, deviance = (np.array(part)[:n] for part in moments)
-    case = np.asarray(model.weights)[:n]
-    size = np.ones(n) if model.size is None else np.asarray(model.size)[:n]
-    y = fit.frame.y if fit.frame.trials is None else fit.frame.y / fit.frame.trials
-    return _Rows(mean, y - mean, variance, case * size, case * deviance)
+        found = _moments(fit.estimate.params, fit.model, _padded(fit), what=what, at_one=at_one)
+    return np.array(found)[: fit.nobs]
 
 
 def _padded(fit: Fit) -> np.ndarray:
@@ -135,22 +148,25 @@ def _padded(fit: Fit) -> np.ndarray:
     return padded
 
 
-@partial(jax.jit, static_argnums=0)
-def _moments(
-    family: Family, y: jax.Array, eta: jax.Array, size: jax.Array | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, variance function (dispersion 1, one trial) and unit deviance of each row, (n,)."""
-    mu = family.mean(eta)
-    dispersion = jnp.zeros((), eta.dtype) if family.has_dispersion else None
-    return mu, family.variance(mu, dispersion), family.unit_deviance(y, mu, size)
+@partial(jax.jit, static_argnames=("what", "at_one"))
+def _moments(params: Params, model: Model, eta: jax.Array, *, what: str, at_one: bool) -> jax.Array:
+    """See `_moment`; the variance is that with phi = 1 if `at_one`, (n,)."""
+    family, phi = model.family, row_dispersion(params, model)
+    mu = family.mean(eta, phi)
+    if what == "mean":
+        return mu
+    if what == "variance":
+        scale = jnp.zeros((), eta.dtype) if at_one else phi
+        return jnp.broadcast_to(family.variance(mu, scale, model.size), eta.shape)
+    return family.unit_deviance(model.y, mu, model.size, phi)
 
 
 @jax.jit
-def _working(dispersion: jax.Array | None, model: Model, eta: jax.Array) -> jax.Array:
+def _working(dispersion: Dispersion, model: Model, eta: jax.Array) -> jax.Array:
     """(y - mu) / (dmu/deta) of each row, (n,).
 
     The score about eta is (y - mu) mu' / Var and the information mu'^2 / Var. Their quotient keeps
     its digits in the tails, where y - mu and mu' have lost theirs.
     """
     score = model.family.score(model.y, eta, dispersion, model.size)
-    return score / model.family.fisher(eta, dispersion, model.size)
+    return score / model.family.positive_information(model.y, eta, dispersion, model.size)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax import pirls
-from glmm_jax.model import Model, Params
+from glmm_jax.model import Model, Params, row_dispersion
 from glmm_jax.runtime import QUICK_SIZE, engine, run
 
 if TYPE_CHECKING:
@@ -59,14 +59,19 @@ def simulate_array(fit: Fit, n: int = 1, seed: int = 0, random: str = "new") -> 
         with engine():
             drawn = np.asarray(draw(fit, seed, first, chunk, random))
         out[first : first + chunk] = drawn[: n - first, : fit.nobs]
-    invalid = int(np.sum(~np.all(np.isfinite(out), axis=1)))
+    check_drawn(fit, out, random)
+    return out
+
+
+def check_drawn(fit: Fit, responses: np.ndarray, random: str) -> None:
+    """Raise a ValueError if some of the responses, (n, rows), could not be drawn."""
+    invalid = int(np.sum(~np.all(np.isfinite(responses), axis=1)))
     if invalid:
         raise ValueError(
-            f"random={random!r}: in {invalid} of {n} draws the {fit.family.link.name} link has no "
-            "valid mean for some row, so no response can be drawn; use a link whose means are "
-            "valid for every linear predictor, or random='conditional'"
+            f"random={random!r}: in {invalid} of {len(responses)} draws the {fit.family.link.name} "
+            "link has no valid mean for some row, so no response can be drawn; use a link whose "
+            "means are valid for every linear predictor, or random='conditional'"
         )
-    return out
 
 
 def check_draws(n: Any, seed: Any, random: Any) -> None:
@@ -104,15 +109,16 @@ def _draws(
     """One response for each of `numbers`, (count, n)."""
     # Named, so that a user's choice of another generator does not change what a seed gives.
     key = jax.random.key(seed, impl="threefry2x32")
+    phi = row_dispersion(params, model)
 
     def one(number: jax.Array) -> jax.Array:
         # By its number, not by splitting: a draw depends on nothing but the seed and its number.
         for_u, for_y = jax.random.split(jax.random.fold_in(key, number))
         effects = jax.random.normal(for_u, u.shape, u.dtype) if new else u
         eta = pirls.linear_predictor(params, model, effects)
-        y = model.family.sample(for_y, eta, params.dispersion, model.size)
+        y = model.family.sample(for_y, eta, phi, model.size)
         # The density of what was drawn is finite wherever the link has a valid mean.
-        density = model.family.log_prob(y, eta, params.dispersion, model.size)
+        density = model.family.log_prob(y, eta, phi, model.size)
         return jnp.where(jnp.isfinite(density), y, jnp.nan)
 
     return jax.vmap(one)(numbers)

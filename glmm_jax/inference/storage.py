@@ -19,17 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from glmm_jax import families, links
+from glmm_jax import families, links, priors
 from glmm_jax.build import Placement, place
 from glmm_jax.estimate import Estimate
 from glmm_jax.families.base import Family
 from glmm_jax.fitting import Call
 from glmm_jax.formula.fixed import Coding, Part
-from glmm_jax.formula.frame import Design, Frame, RandomBlock
+from glmm_jax.formula.frame import Design, Frame, ParameterModel, RandomBlock
 from glmm_jax.formula.terms import Formula, RandomTerm
 from glmm_jax.inference import archive, encoding
 from glmm_jax.model import Model, Params, check
-from glmm_jax.objective.marginal import at_mode
+from glmm_jax.objective.marginal import marginal
 from glmm_jax.optimize.first_order import NAMES, FirstOrder
 from glmm_jax.runtime import engine, run
 from glmm_jax.status import Status
@@ -38,13 +38,15 @@ if TYPE_CHECKING:
     from glmm_jax.results import Fit
 
 KIND = "glmm_jax fit"
-# Raised when the meaning of the document changes; a file of a later version is refused.
-VERSION = 1
+# Raised when the meaning of the document changes; a file of a later version is refused. 2: families
+# by class, priors, models of further parameters, REML.
+VERSION = 2
 
 _RECORDS: encoding.Records = {
     record.__name__: record
     for record in (
-        Call, Coding, Design, Estimate, Formula, Frame, Params, Part, RandomBlock, RandomTerm,
+        Call, Coding, Design, Estimate, Formula, Frame, ParameterModel, Params, Part, RandomBlock,
+        RandomTerm, *priors.PRIORS,
     )
 }  # fmt: skip
 # Relative to the deviance, or to one unit a row where the deviance happens to be near zero.
@@ -69,8 +71,8 @@ def save(fit: Fit, path: Any) -> None:
 
     Raises
     ------
-    ValueError : `path` is no path; a family or link that is not one of glmm_jax, and so cannot be
-        made again by name; row labels of a type that has no exact form in the file.
+    ValueError : `path` is no path; a family, link or prior that is not one of glmm_jax, and so
+        cannot be made again by name; row labels of a type that has no exact form in the file.
     OSError : the folder does not exist or cannot be written to.
     """
     arrays: encoding.Arrays = {}
@@ -134,7 +136,9 @@ def _parts(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str,
     )
     family = _family(document["family"])
     with engine():
-        model, placement = place(frame, family, document["curvature"], padded=True)
+        model, placement = place(
+            frame, family, document["curvature"], padded=True, priors=call.priors
+        )
     estimate = dataclasses.replace(estimate, u=_placed(estimate.u, model, placement))
     _check_estimate(estimate, model)
     return {
@@ -151,7 +155,7 @@ def _check_estimate(estimate: Estimate, model: Model) -> None:
     """A ValueError unless shapes, status and deviance of an estimate are those of the model."""
     Status(int(estimate.status))
     check(estimate.params, model)
-    size = model.p + model.m + int(model.family.has_dispersion)
+    size = model.p + model.m + model.d
     for name, shape in (
         ("gradient", (size,)),
         ("hessian", (size, size)),
@@ -165,18 +169,19 @@ def _check_estimate(estimate: Estimate, model: Model) -> None:
     if not np.isfinite(stored):  # a fit that failed; its status says so
         return
     with engine():
-        found = float(
-            run(_deviance, estimate.params, model, jnp.asarray(estimate.u), nagq=estimate.nagq)
-        )
+        u = jnp.asarray(estimate.u)
+        settings = {"nagq": max(estimate.nagq, 1), "reml": estimate.reml}
+        found = float(run(_deviance, estimate.params, model, u, **settings))
     # Negated, so that NaN counts as a difference.
     if not abs(found - stored) <= _TOLERANCE * max(abs(stored), model.n):
         raise ValueError(f"the deviance is {found!r} where {stored!r} was stored")
 
 
-@partial(jax.jit, static_argnames=("nagq",))
-def _deviance(params: Params, model: Model, u: jax.Array, *, nagq: int) -> jax.Array:
-    """The deviance that a fit reports; u is its conditional mode."""
-    return at_mode(params, model, u, max(nagq, 1))
+@partial(jax.jit, static_argnames=("nagq", "reml"))
+def _deviance(params: Params, model: Model, u: jax.Array, *, nagq: int, reml: bool) -> jax.Array:
+    """The deviance that a fit minimised; u is its conditional mode."""
+    guess = (u, params.beta) if reml else u
+    return marginal(params, model, guess, nagq, reml, solved=True)[0]
 
 
 # --- what is not plain data ----------------------------------------------------------------------
@@ -207,21 +212,16 @@ def _placed(blocks: tuple[np.ndarray, ...], model: Model, placement: Placement) 
 def _public_families() -> dict[str, type[Family]]:
     public = (getattr(families, name) for name in families.__all__)
     kinds = [kind for kind in public if isinstance(kind, type) and kind is not Family]
-    return {kind.name: kind for kind in kinds}
+    return {kind.__name__: kind for kind in kinds}
 
 
 def _named_family(family: Family) -> dict[str, Any]:
-    """A family as its name, the name of its link and its other settings."""
-    settings = {
-        field.name: getattr(family, field.name)
-        for field in dataclasses.fields(family)
-        if field.name != "link"
-    }
-    named = {"name": family.name, "link": family.link.name, "settings": settings}
+    """A family as its class, the name of its link and its other settings, families among them."""
     try:
+        named = _named(family)
         same = _family(named) == family
     except (KeyError, ValueError, TypeError):
-        same = False
+        same, named = False, {}
     if not same:
         raise ValueError(
             f"family: {family!r} is not one of glmm_jax.families with one of its links, so it "
@@ -231,8 +231,27 @@ def _named_family(family: Family) -> dict[str, Any]:
     return named
 
 
+def _named(family: Family) -> dict[str, Any]:
+    values = {
+        field.name: getattr(family, field.name)
+        for field in dataclasses.fields(family)
+        if field.name not in ("link", "name")
+    }
+    inner = values.pop("inner", None)
+    named = {"class": type(family).__name__, "name": family.name, "settings": values}
+    if inner is not None:
+        return {**named, "inner": _named(inner)}
+    return {**named, "link": family.link.name}
+
+
 def _family(named: dict[str, Any]) -> Family:
-    kind = _public_families()[named["name"]]
+    public = _public_families()
+    if "class" in named:
+        kind = public[named["class"]]
+    else:  # a file of version 1
+        kind = next(k for k in public.values() if getattr(k, "name", None) == named["name"])
+    if "inner" in named:
+        return kind(_family(named["inner"]), **named["settings"])  # type: ignore[arg-type]
     return kind(links.get(named["link"]), **named["settings"])
 
 
@@ -248,6 +267,12 @@ def _plain_call(call: Call) -> Call:
         )
         optimizer = "quasi-newton"
     vectors = {name: _vector(getattr(call, name)) for name in ("weights", "offset", "trials")}
+    for prior in call.priors:
+        if not isinstance(prior, priors.PRIORS):
+            raise ValueError(
+                f"priors: {prior!r} is a function, which a file cannot hold; use priors.Normal, "
+                "priors.StudentT or priors.Wishart, or keep the code instead of the fit"
+            )
     return dataclasses.replace(call, data=None, optimizer=optimizer, **vectors)
 
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import scipy.special
 
+from glmm_jax.build import PARAMETER_OF
 from glmm_jax.families.gaussian import Gaussian
 from glmm_jax.inference import layout
 from glmm_jax.inference.diagnosis import outcome, warnings
-from glmm_jax.inference.residuals import residuals
+from glmm_jax.inference.parameter_names import dispersion_errors, has_sigma
+from glmm_jax.inference.residuals import available
 from glmm_jax.inference.varcorr import correlations, triangles
 from glmm_jax.links import Identity
 
@@ -32,14 +35,27 @@ class TermVariances:
 
 
 @dataclass(frozen=True, eq=False)
+class ParameterBlock:
+    """One of the family's parameters besides eta.
+
+    title : what it is; a constant is told of in it. coefficients : of its model, columns as those
+    of `Summary.coefficients`; None for a constant.
+    """
+
+    title: str
+    coefficients: pd.DataFrame | None
+
+
+@dataclass(frozen=True, eq=False)
 class Summary:
     """What `Fit.summary()` returns: `print` gives lme4's layout, a notebook shows tables.
 
-    statistics : AIC, BIC, logLik, -2*log(L), df.resid. quantiles : minimum, quartiles and maximum
-    of the Pearson residuals over sigma. terms : random effects. residual : residual variance or
-    None. coefficients : columns Estimate, Std. Error, z value, Pr(>|z|). correlation : of the
-    coefficients, if asked for. convergence : how the search ended. warnings : the rest one should
-    know.
+    statistics : AIC, BIC, logLik, -2*log(L), df.resid; for a REML fit its criterion alone.
+    quantiles : minimum, quartiles and maximum of the residuals over their standard deviations
+    (Pearson's), or None where these do not exist. terms : random effects. residual : residual
+    variance of a Gaussian response or None. parameters : the family's others. coefficients :
+    columns Estimate, Std. Error, z value, Pr(>|z|). correlation : of the coefficients, if asked
+    for. convergence : how the search ended. warnings : the rest one should know.
     """
 
     title: str
@@ -47,7 +63,7 @@ class Summary:
     formula: str
     response: str
     statistics: dict[str, float]
-    quantiles: np.ndarray
+    quantiles: np.ndarray | None
     terms: tuple[TermVariances, ...]
     residual: float | None
     nobs: int
@@ -57,6 +73,7 @@ class Summary:
     correlation: pd.DataFrame | None
     convergence: str
     warnings: tuple[str, ...]
+    parameters: tuple[ParameterBlock, ...] = ()
 
     def __str__(self) -> str:
         return layout.text(self)
@@ -84,19 +101,13 @@ def summarise(fit: Fit, correlation: bool = False) -> Summary:
         family=f"{fit.family.name}  ( {fit.family.link.name} )",
         formula=fit.frame.formula.text.strip(),
         response=_response(fit),
-        statistics={
-            "AIC": fit.aic,
-            "BIC": fit.bic,
-            "logLik": fit.llf,
-            "-2*log(L)": fit.deviance,
-            "df.resid": fit.df_resid,
-        },
-        quantiles=np.quantile(residuals(fit, "pearson") / fit.sigma, [0, 0.25, 0.5, 0.75, 1]),
+        statistics=_statistics(fit),
+        quantiles=_quantiles(fit),
         terms=tuple(
             TermVariances(b.grouping, b.names, np.diag(v), correlations(v))
             for b, v in zip(fit.frame.blocks, V, strict=True)
         ),
-        residual=fit.dispersion,
+        residual=fit.dispersion if has_sigma(fit) else None,
         nobs=fit.nobs,
         missing=fit.frame.n_missing,
         groups=tuple({b.grouping: len(b.levels) for b in fit.frame.blocks}.items()),
@@ -108,15 +119,81 @@ def summarise(fit: Fit, correlation: bool = False) -> Summary:
         ),
         convergence=f"{ended}\n{_effort(fit)}",
         warnings=tuple(w for w in warnings(fit) if w not in ended),
+        parameters=_parameters(fit),
     )
 
 
+def _statistics(fit: Fit) -> dict[str, float]:
+    if fit.reml:
+        return {"REML criterion at convergence": fit.deviance}
+    return {
+        "AIC": fit.aic,
+        "BIC": fit.bic,
+        "logLik": fit.llf,
+        "-2*log(L)": fit.deviance,
+        "df.resid": fit.df_resid,
+    }
+
+
+def _quantiles(fit: Fit) -> np.ndarray | None:
+    found = available(fit, "pearson")
+    if found is None:
+        return None
+    # Where phi is one factor of the variance, Pearson residuals leave it out.
+    sigma = fit.sigma if np.isfinite(fit.sigma) else 1.0
+    return np.quantile(found / sigma, [0, 0.25, 0.5, 0.75, 1])
+
+
+def _parameters(fit: Fit) -> tuple[ParameterBlock, ...]:
+    """The family's parameters besides eta, but for a residual variance."""
+    if has_sigma(fit):
+        return ()
+    estimates, errors = fit.dispersion_params.to_numpy(), dispersion_errors(fit)
+    models = {PARAMETER_OF[model.argument]: model for model in fit.frame.parameter_models}
+    out, at = [], 0
+    for name in fit.family.parameters:
+        if name not in models:
+            out.append(ParameterBlock(_constant(name, estimates[at], errors[at]), None))
+            at += 1
+            continue
+        model = models[name]
+        part = slice(at, at + len(model.names))
+        at = part.stop
+        error = errors[part]
+        z = np.divide(estimates[part], error, out=np.full(len(error), np.nan), where=error > 0)
+        columns = {
+            "Estimate": estimates[part],
+            "Std. Error": error,
+            "z value": z,
+            "Pr(>|z|)": 2 * scipy.special.ndtr(-np.abs(z)),
+        }
+        title = f"Model of {name} ({model.argument} ~ {model.formula}):"
+        out.append(ParameterBlock(title, pd.DataFrame(columns, index=list(model.names))))
+    return tuple(out)
+
+
+def _constant(name: str, value: float, error: float) -> str:
+    """A constant on its own scale, and on that without bounds with its standard error."""
+    bare = f"{name}: {value:.4g} (standard error {error:.3g})"
+    for link, inverse in (("log", np.exp), ("logit", scipy.special.expit)):
+        if name.startswith(f"{link}(") and name.endswith(")"):
+            own = name[len(link) + 1 : -1]
+            own = "probability of an excess zero" if name == "logit(zero)" else own
+            with np.errstate(over="ignore"):
+                return f"{own}: {inverse(value):.4g}; {bare}"
+    return bare
+
+
 def _title(fit: Fit) -> str:
-    if isinstance(fit.family, Gaussian) and isinstance(fit.family.link, Identity):
-        return "Linear mixed model fit by maximum likelihood"
-    title = "Generalized linear mixed model fit by maximum likelihood"
-    if fit.nagq == 0:
-        return f"{title} (Adaptive Gauss-Hermite Quadrature, nAGQ = 0)"
+    how = "REML" if fit.reml else "maximum likelihood"
+    if fit.model.priors:
+        how = "penalised maximum likelihood"
+    linear = isinstance(fit.family, Gaussian) and isinstance(fit.family.link, Identity)
+    if linear and fit.nagq == 1:
+        return f"Linear mixed model fit by {how}"
+    title = f"Generalized linear mixed model fit by {how}"
+    if fit.nagq != 1:
+        return f"{title} (Adaptive Gauss-Hermite Quadrature, nAGQ = {fit.nagq})"
     observed = fit.curvature == "observed" and not fit.family.is_canonical
     return f"{title} (Laplace Approximation{', observed information' if observed else ''})"
 

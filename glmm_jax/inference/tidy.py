@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import scipy.special
 
+from glmm_jax.build import PARAMETER_OF
 from glmm_jax.inference import confint, predict, residuals, varcorr
+from glmm_jax.inference.levels import check_level
+from glmm_jax.inference.parameter_names import dispersion_errors, has_sigma
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -16,8 +20,8 @@ RESIDUALS = ("response", "pearson", "deviance")
 
 
 def tidy(fit: Fit, level: float | None = None) -> pd.DataFrame:
-    """Every parameter of the model, one row each: coefficients, then standard deviations and
-    correlations of the random effects.
+    """Every parameter of the model, one row each: coefficients, standard deviations and
+    correlations of the random effects, then what other parameters the family has.
 
     Parameters
     ----------
@@ -26,20 +30,21 @@ def tidy(fit: Fit, level: float | None = None) -> pd.DataFrame:
 
     Returns
     -------
-    A data frame with columns effect ("fixed" or "random"); group, the grouping factor (missing for
-    a coefficient; "Residual" for the residual standard deviation); term, the coefficient, or
-    "sd__x" and "cor__x.z" with the names of columns of the random effects ("sd__Observation" for
-    the residual one); estimate; std_error; statistic and p_value, of the Wald z test that a
-    coefficient is zero (NaN for random effects, where zero is the end of the range); and with
-    `level` conf_low and conf_high. Names and values are those of R's broom.mixed, with its dots
-    written as underscores.
+    A data frame with columns effect ("fixed" or "random"; for other parameters "dispersion",
+    "zero_inflation" or "parameter"); group, the grouping factor (missing for a coefficient;
+    "Residual" for the residual standard deviation); term, the coefficient, or "sd__x" and
+    "cor__x.z" with the names of columns of the random effects ("sd__Observation" for the residual
+    one), or the coefficient of another parameter, "log(phi)" for a constant; estimate; std_error;
+    statistic and p_value, of the Wald z test that a coefficient is zero (NaN for random effects,
+    where zero is the end of the range); and with `level` conf_low and conf_high. Names and values
+    are those of R's broom.mixed, with its dots written as underscores.
 
     Raises
     ------
     ValueError : a level outside (0, 1).
     """
-    if level is not None and not 0 < level < 1:
-        raise ValueError(f"level={level!r}; use a number between 0 and 1, such as 0.95, or None")
+    if level is not None:
+        check_level(level)
     fixed = pd.DataFrame(
         {
             "effect": "fixed",
@@ -67,10 +72,37 @@ def tidy(fit: Fit, level: float | None = None) -> pd.DataFrame:
     if level is not None:
         fixed[["conf_low", "conf_high"]] = confint.conf_int(fit, level, "wald").to_numpy()
         random[["conf_low", "conf_high"]] = variances.iloc[:, -2:].to_numpy()
+    others = _others(fit, level)
     words = {"effect": "str", "group": "str", "term": "str"}
     # Typed before they are joined: a model without coefficients leaves no column of objects.
-    parts = [part.astype(words) for part in (fixed, random) if len(part)]
+    parts = [part.astype(words) for part in (fixed, random, others) if len(part)]
     return pd.concat(parts, ignore_index=True)
+
+
+def _others(fit: Fit, level: float | None) -> pd.DataFrame:
+    """Rows of the family's parameters besides eta, on their scales without bounds."""
+    if has_sigma(fit):  # a row of `varcorr`
+        return pd.DataFrame()
+    rows = []
+    estimates, errors = fit.dispersion_params, dispersion_errors(fit)
+    models = {PARAMETER_OF[m.argument]: m for m in fit.frame.parameter_models}
+    effects = {name: argument for argument, name in PARAMETER_OF.items()}
+    at = 0
+    for name in fit.family.parameters:
+        terms = models[name].names if name in models else (name,)
+        for term in terms:
+            estimate, error = float(estimates.iloc[at]), float(errors[at])
+            # That log(phi) is zero is no hypothesis; that a covariate has no effect on it is one.
+            z = estimate / error if name in models and error > 0 else np.nan
+            p = 2 * float(scipy.special.ndtr(-abs(z)))
+            rows.append((effects.get(name, "parameter"), None, term, estimate, error, z, p))
+            at += 1
+    names = ["effect", "group", "term", "estimate", "std_error", "statistic", "p_value"]
+    table = pd.DataFrame(rows, columns=names)
+    if level is not None and len(table):
+        half = -scipy.special.ndtri((1.0 - level) / 2.0) * table["std_error"]
+        table["conf_low"], table["conf_high"] = table["estimate"] - half, table["estimate"] + half
+    return table
 
 
 def _term(name1: object, name2: object) -> str:
@@ -85,9 +117,9 @@ def glance(fit: Fit) -> pd.DataFrame:
 
     Returns
     -------
-    A data frame of one row with columns family, link, nagq; nobs, rows used; npar, number of
+    A data frame of one row with columns family, link, nagq, reml; nobs, rows used; npar, number of
     parameters; df_resid = nobs - npar; llf, log-likelihood; deviance = -2 llf; aic; bic; sigma,
-    residual standard deviation (1 for families without a dispersion); converged; singular; and for
+    residual standard deviation (see `Fit.sigma`); converged; singular; and for
     each grouping factor g a column "levels_g", the number of its levels.
     """
     levels = {f"levels_{block.grouping}": len(block.levels) for block in fit.frame.blocks}
@@ -95,6 +127,7 @@ def glance(fit: Fit) -> pd.DataFrame:
         "family": fit.family.name,
         "link": fit.family.link.name,
         "nagq": fit.nagq,
+        "reml": fit.reml,
         "nobs": fit.nobs,
         "npar": fit.df,
         "df_resid": fit.df_resid,
@@ -128,7 +161,8 @@ def augment(fit: Fit, *, prefix: str = "", se: bool = False) -> pd.DataFrame:
         fitted            mu, the conditional mean
         fitted_population mu with the random effects at zero
         linear_predictor  eta = X beta + Z b + offset
-        resid_response, resid_pearson, resid_deviance     as `fit.resid` gives them
+        resid_response, resid_pearson, resid_deviance     as `fit.resid` gives them, those that
+                          the family has
         fitted_se         with `se`: of fitted, as `fit.predict` gives it (and intervals)
 
     A fit that was loaded from a file has no data. In their place stand the columns of X by their
@@ -148,8 +182,11 @@ def augment(fit: Fit, *, prefix: str = "", se: bool = False) -> pd.DataFrame:
         "fitted": residuals.fitted(fit),
         "fitted_population": np.asarray(predict.predict(fit, random="population")),
         "linear_predictor": residuals.linear_predictor(fit),
-        **{f"resid_{kind}": residuals.residuals(fit, kind) for kind in RESIDUALS},
     }
+    for kind in RESIDUALS:
+        found = residuals.available(fit, kind)
+        if found is not None:
+            added[f"resid_{kind}"] = found
     if se:
         added["fitted_se"] = np.asarray(predict.predict(fit, se=True)["se"])
     data = _used_data(fit)

@@ -64,14 +64,22 @@ def mode_derivatives(fit: Fit) -> tuple[np.ndarray, ...]:
 
 
 def linear_predictor_variance(
-    fit: Fit, X: np.ndarray, blocks: Sequence[RandomBlock] = ()
+    fit: Fit,
+    X: np.ndarray,
+    blocks: Sequence[RandomBlock] = (),
+    slope: np.ndarray | None = None,
+    others: np.ndarray | None = None,
 ) -> np.ndarray:
     """Var(eta) of rows with the given fixed effects and, if any, random effects, (rows,).
 
     Without blocks it is x' V x, that of X beta. With them a level that the fit has not seen (index
     -1) adds its prior variance z' Lambda Lambda' z.
 
-    Parameters: X (rows, p); blocks, one for each of the frame's, with its Z and index.
+    With `slope` the variance is that of a function of eta and of the other parameters (the mean,
+    say): slope^2 times the part given the parameters, and for V the gradient slope g + others.
+
+    Parameters: X (rows, p); blocks, one for each of the frame's, with its Z and index; slope
+    (rows,), derivative of the function in eta; others (rows, d), in the dispersion coefficients.
     """
     V = fit.vcov_all.to_numpy()
     gradient = np.zeros((len(X), len(V)))
@@ -89,6 +97,11 @@ def linear_predictor_variance(
             variance[~seen] += np.sum(rows.scaled[~seen] ** 2, axis=1)
         if len(factors) > 1:
             variance += _between_factors(fit, factors)
+    if slope is not None:
+        gradient *= slope[:, None]
+        variance *= slope**2
+    if others is not None:
+        gradient[:, len(V) - others.shape[1] :] += others
     # Rounding may leave a variance of zero a few units of 1e-17 below it.
     return np.maximum(np.sum((gradient @ V) * gradient, axis=1) + variance, 0.0)
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from glmm_jax import families
-from glmm_jax.fitting import Call, fit_frame
-from glmm_jax.formula.frame import build_frame
+from glmm_jax.fitting import Call, fit_call, prepared
+from glmm_jax.formula.frame import Frame
 from glmm_jax.formula.rows import as_data_frame
 from glmm_jax.formula.update import merged
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
 
-CALL = tuple(field.name for field in fields(Call) if field.name != "data")
+OWN = ("data", "wrapped", "settled", "refitted")
+CALL = tuple(field.name for field in fields(Call) if field.name not in OWN)
 OTHERS = ("family", "link", "start", "progress")
 
 
@@ -32,8 +33,9 @@ def update(
         dot replaces the old one.
     data : another data frame.
     changes : any other argument of `glmer`: family, link, weights, offset, trials, nagq, start,
-        curvature, optimizer, max_steps, na_action, progress. A family without a link has its
-        default link; a link alone changes that of the family.
+        curvature, reml, dispersion, zero_inflation, priors, optimizer, max_steps, na_action,
+        progress. A family without a link has its default link; a link alone changes that of the
+        family. zero_inflation=None takes the excess zeros away that zero_inflation= brought.
 
     Returns
     -------
@@ -57,19 +59,33 @@ def update(
         )
     old = fit.frame.formula.text
     text = old if formula is None else merged(old, formula)
-    family = _family(fit, changes)
     kept = {name: value for name, value in changes.items() if name in CALL}
-    call = replace(fit.call, data=table, **kept)
-    frame = build_frame(
-        text,
-        table,
-        weights=call.weights,
-        offset=call.offset,
-        trials=call.trials,
-        na_action=call.na_action,
-    )
-    fitted = fit_frame(frame, family, call, changes.get("start"), changes.get("progress"))
+    call = replace(fit.call, data=table, settled=None, **kept)
+    family = _family(fit, changes)
+    frame, family, call = prepared(text, family, call)
+    if fit.call.refitted and data is None:
+        frame = _with_response(frame, fit)
+    else:
+        call = replace(call, refitted=False)
+    start, progress = changes.get("start"), changes.get("progress")
+    fitted, call = fit_call(frame, family, call, start, progress)
     return replace(fit, frame=frame, family=family, call=call, **fitted._asdict())
+
+
+def _with_response(frame: Frame, fit: Fit) -> Frame:
+    """The frame with the response that the fit was refitted to, which its data do not hold.
+
+    Raises:
+        ValueError: another response, or other rows, than that response belongs to.
+    """
+    same_rows = len(frame.y) == fit.nobs and frame.index.equals(fit.frame.index)
+    if frame.response_name != fit.frame.response_name or not same_rows:
+        raise ValueError(
+            "data=None, but this fit was refitted to a response that its data do not hold, and the "
+            "new formula has another response or uses other rows; put the response into a data "
+            "frame and give it as data="
+        )
+    return replace(frame, y=fit.frame.y)
 
 
 def _family(fit: Fit, changes: dict[str, Any]) -> families.Family:
@@ -77,10 +93,11 @@ def _family(fit: Fit, changes: dict[str, Any]) -> families.Family:
     link = changes.get("link")
     if "family" in changes:
         return families.get(changes["family"], link)
+    family = fit.family.inner if fit.call.wrapped else fit.family  # type: ignore[attr-defined]
     if link is None:
-        return fit.family
+        return family
     # The family as it is, parameters of its own included, with the link that the other has.
-    return _with_link(fit.family, link)
+    return _with_link(family, link)
 
 
 def _with_link(family: families.Family, link: Any) -> families.Family:
@@ -89,5 +106,7 @@ def _with_link(family: families.Family, link: Any) -> families.Family:
     Raises:
         ValueError: the link is unknown or does not fit the family.
     """
+    if hasattr(family, "inner"):
+        return type(family)(_with_link(family.inner, link))  # type: ignore[attr-defined]
     own = {field.name: getattr(family, field.name) for field in fields(family)}
     return type(family)(**{**own, "link": link})

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from glmm_jax.covariance import Full
 from glmm_jax.formula.frame import Frame, RandomBlock
 from glmm_jax.inference.levels import check_level, percent
+from glmm_jax.inference.parameter_names import has_sigma
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -106,7 +107,8 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
     and name2, columns of the term (name2 is missing for a variance); vcov, variance or covariance;
     sdcor, standard deviation or correlation (NaN where a variance is zero). To it are added se, the
     standard error of sdcor, and its limits, "2.5 %" and "97.5 %" at level 0.95. Within a term the
-    variances stand first. A family with a dispersion adds a last row "Residual".
+    variances stand first. A Gaussian response adds a last row "Residual", unless its variance has a
+    model of its own.
 
     A variance of zero and a correlation of 1 or -1 lie on the boundary, where neither a standard
     error nor a Wald interval exists: both are NaN. Where another column of Lambda is zero it is
@@ -126,7 +128,8 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
     rows: list[_Row] = []
     for term in covariance_terms(fit.frame):
         rows += _term_rows(term, term.triangle(theta), V_theta[term.part, term.part], quantile)
-    if fit.dispersion is not None:
+    if has_sigma(fit):
+        assert fit.dispersion is not None
         # sigma = exp(log(phi) / 2)
         se = 0.5 * fit.sigma * float(np.sqrt(V_all[-1, -1]))
         limits = _sd_limits(fit.sigma, se, quantile)

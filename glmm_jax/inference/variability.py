@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
+from glmm_jax.families.base import Family
 from glmm_jax.inference import digits, simulate
 from glmm_jax.inference.layout import WIDTH, html_table
+from glmm_jax.inference.parameter_rows import ZERO
 from glmm_jax.inference.quantile import monte_carlo_p
-from glmm_jax.inference.replicates import Replicates, replicates
+from glmm_jax.inference.replicates import Replicates, dispersed, replicates
 from glmm_jax.inference.residuals import observed, residuals
 
 if TYPE_CHECKING:
@@ -102,18 +104,19 @@ def overdispersion(fit: Fit, n: int = 250, seed: int = 0) -> VariabilityTest:
 def dispersion_test(fit: Fit, found: Replicates) -> VariabilityTest:
     """The test of `overdispersion` from replicates at hand."""
     statistic = float(np.sum(residuals(fit, "pearson") ** 2))
-    df, expected = fit.df_resid, float(np.mean(found.pearson[1:]))
+    own, expected = float(found.pearson[0]), float(np.mean(found.pearson[1:]))
+    df = fit.df_resid
     p = monte_carlo_p(found.pearson)
     frame = pd.DataFrame(
         {
-            "statistic": statistic,
+            "statistic": [statistic, own],
             "expected": [float(df), expected],
-            "ratio": [statistic / df if df > 0 else np.nan, statistic / expected],
+            "ratio": [statistic / df if df > 0 else np.nan, own / expected],
             "p": [float(scipy.special.chdtrc(df, statistic)) if df > 0 else np.nan, p],
         },
         index=["chi-square", "simulation"],
     )
-    message = _about_dispersion(fit, statistic / expected, p)
+    message = _about_dispersion(fit, own / expected, p)
     if fit.frame.weights is not None:
         message += (
             " Prior weights multiply the log density of a row and are no part of the simulated "
@@ -129,12 +132,38 @@ def has_row_effect(fit: Fit) -> bool:
     return any(len(block.levels) == fit.nobs for block in fit.frame.blocks)
 
 
+def _named(fit: Fit) -> str:
+    """The family as sentences call it."""
+    name = fit.family.name
+    return name.capitalize() if name in ("gaussian", "poisson", "gamma") else name
+
+
+def is_count(family: Family) -> bool:
+    """Whether responses of the family are the counts 0, 1, 2, ..."""
+    if hasattr(family, "absorbs_intercept"):
+        return False
+    takes = []
+    for y in ([0.0, 1.0, 2.0], [0.0, 0.5, 1.0]):
+        try:
+            family.check(np.array(y))
+        except ValueError:
+            takes.append(False)
+        else:
+            takes.append(True)
+    return takes == [True, False]
+
+
 def untestable(fit: Fit) -> str:
     """Why overdispersion is no question for this response; empty if it is one."""
-    if fit.dispersion is not None:
+    if "log(phi)" in fit.family.parameters:
         return (
-            f"The {fit.family.name.capitalize()} family has a dispersion that is estimated from "
+            f"The {_named(fit)} family has a dispersion that is estimated from "
             "the data, so there is nothing to test; look at the residuals instead."
+        )
+    if not dispersed(fit):
+        return (
+            f"The variance of a response of the {_named(fit)} family does not follow from its "
+            "mean, so there is nothing to test; look at the residuals instead."
         )
     trials = fit.frame.trials
     if fit.family.name == "bernoulli" or (
@@ -150,7 +179,7 @@ def untestable(fit: Fit) -> str:
 
 def _about_dispersion(fit: Fit, ratio: float, p: float) -> str:
     binomial = fit.family.name == "binomial"
-    name = "binomial" if binomial else fit.family.name.capitalize()
+    name = _named(fit)
     if not np.isfinite(p):
         return "The conditional modes of some simulated responses were not found: no test."
     if p > LEVEL:
@@ -162,27 +191,34 @@ def _about_dispersion(fit: Fit, ratio: float, p: float) -> str:
         return (
             f"Underdispersion: the residuals vary {ratio:.2f} times as much as those of simulated "
             f"{name} responses (p = {p:.2g}), so standard errors are too large. Look for a bound "
-            "on the counts or for rows that repeat each other; glmmTMB has the Conway-Maxwell and "
-            "the generalized Poisson families, which allow it."
+            "on the counts or for rows that repeat each other; family='conway_maxwell_poisson' and "
+            "family='generalized_poisson' allow it."
         )
     other = "beta-binomial" if binomial else "negative binomial"
-    there = "betabinomial" if binomial else "nbinom2"
+    there = "beta_binomial" if binomial else "negative_binomial"
+    if ZERO in fit.family.parameters:
+        there = "zero_inflated_negative_binomial"
     if has_row_effect(fit):
         remedy = (
-            f"The random effect per row does not remove it: try a {other} response (in glmmTMB, "
-            f"family = {there})"
+            f"The random effect per row does not remove it: try a {other} response "
+            f"(family={there!r})"
         )
     else:
         remedy = (
             "Let the model have a distribution that is wide enough: a random effect for each row, "
             "data.assign(row=range(len(data))) and + (1 | row) in the formula; or a "
-            f"{other} response, which is not here yet (in glmmTMB, family = {there})"
+            f"{other} response (family={there!r})"
         )
     return (
         f"Overdispersion: the residuals vary {ratio:.2f} times as much as those of simulated "
         f"{name} responses (p = {p:.2g}), so standard errors are too small. No scale parameter is "
-        f"estimated, because no {name} distribution has one: a quasi-{name} fit is not maximum "
-        f"likelihood of anything. {remedy}; and see whether a covariate or an interaction is "
+        f"estimated, because no {name} distribution has one"
+        + (
+            ""
+            if ZERO in fit.family.parameters
+            else f": a quasi-{name} fit is not maximum likelihood of anything"
+        )
+        + f". {remedy}; and see whether a covariate or an interaction is "
         "missing."
     )
 
@@ -219,19 +255,30 @@ def zero_inflation(fit: Fit, n: int = 250, seed: int = 0) -> VariabilityTest:
 
 def uncounted(fit: Fit) -> str:
     """Why zeros of this response are not counted; empty if they are."""
-    if fit.family.name == "poisson":
+    if is_count(fit.family):
         return ""
     trials = fit.frame.trials
-    if fit.family.name == "binomial" and trials is not None and np.any(trials > 1):
+    counted = fit.family.name in ("binomial", "beta-binomial")
+    if counted and trials is not None and np.any(trials > 1):
         return ""
-    if fit.family.name in ("bernoulli", "binomial"):
+    if fit.family.name.startswith("truncated"):
+        return "a truncated response has no zeros; the check is for counts that may be zero"
+    if fit.family.name == "ordinal":
+        return "a response of ordered categories has no zeros; the check is for counts"
+    if fit.family.name in ("bernoulli", "binomial", "beta-binomial"):
         return (
             "a 0/1 response has as many zeros as its probabilities say, so there can be no excess "
             "of them; the check is for counts (poisson, or binomial with several trials)"
         )
+    if fit.family.name in ("gaussian", "gamma", "inverse gaussian", "beta", "student t",
+                           "lognormal", "exponential", "weibull"):  # fmt: skip
+        return (
+            f"the {fit.family.name} family is for continuous responses, in which a zero has "
+            "probability zero; the check is for counts (poisson, or binomial with several trials)"
+        )
     return (
-        f"the {fit.family.name} family is for continuous responses, in which a zero has "
-        "probability zero; the check is for counts (poisson, or binomial with several trials)"
+        f"the {fit.family.name} family is not one of counts; the check is for counts (poisson, or "
+        "binomial with several trials)"
     )
 
 
@@ -270,11 +317,10 @@ def _about_zeros(seen: int, expected: float, p: float) -> str:
     if seen < expected:
         return (
             f"Too few zeros: {counted}. Were rows without events recorded at all? A truncated or a "
-            "hurdle model (in glmmTMB, family = truncated_poisson) may suit."
+            "hurdle model (family='truncated_poisson' or 'hurdle_poisson') may suit."
         )
     return (
         f"Too many zeros: {counted}. Overdispersion alone can cause them: look at "
         "fit.overdispersion() and try a random effect for each row first. If they remain, some "
-        "zeros have another origin: a zero-inflated model, which is not here yet (in glmmTMB, "
-        "ziformula = ~ 1)."
+        "zeros have another origin: a zero-inflated model, zero_inflation='~ 1'."
     )

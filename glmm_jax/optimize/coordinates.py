@@ -1,4 +1,4 @@
-"""Coordinates in which one parameter is held: a coefficient, an SD, a correlation or log(phi).
+"""Coordinates in which one parameter is held: a coefficient, an SD, a correlation, log(phi) ...
 
 What is held has a value w on a scale on which the deviance is smooth up to the boundary: beta_j and
 log(phi) themselves, a standard deviation, the arc sine of a correlation. The other coordinates are
@@ -76,10 +76,10 @@ def terms_in_order(model: Model) -> list[Term]:
 
 def targets(model: Model) -> Target:
     """Every parameter as a target, along a leading axis, in NumPy: beta; of each term the standard
-    deviations, then the correlations (2,1), (3,1), (3,2), ...; log(phi).
+    deviations, then the correlations (2,1), (3,1), (3,2), ...; the coefficients of the dispersion.
     """
     terms = terms_in_order(model)
-    P = model.p + model.m + model.family.has_dispersion
+    P = model.p + model.m + model.d
     found: list[tuple[int | None, int | None, int | None]]
     found = [(j, None, None) for j in range(model.p)]
     R = 0
@@ -89,8 +89,7 @@ def targets(model: Model) -> Target:
         if isinstance(term.covariance, covariance.Full):
             found += [(None, R + i, R + j) for i in range(k) for j in range(i)]
         R += k
-    if model.family.has_dispersion:
-        found.append((P - 1, None, None))
+    found += [(j, None, None) for j in range(model.p + model.m, P)]
     arrays = [np.zeros((len(found), size), bool) for size in (P, R, R)]
     for t, positions in enumerate(found):
         for array, position in zip(arrays, positions, strict=True):

@@ -10,9 +10,10 @@ import numpy as np
 from jax import Array
 
 from glmm_jax.build import bucket
-from glmm_jax.families.base import Family
+from glmm_jax.families.base import Dispersion, Family
 from glmm_jax.inference.residuals import linear_predictor
 from glmm_jax.inference.varcorr import triangles
+from glmm_jax.model import row_dispersion
 from glmm_jax.plots import style
 from glmm_jax.runtime import engine
 
@@ -141,8 +142,8 @@ def _information(fit: Fit, eta: np.ndarray) -> np.ndarray:
     model, n = fit.model, fit.nobs
     padded = np.full(model.n, eta[0])
     padded[:n] = eta
-    dispersion = fit.estimate.params.dispersion
     with engine():
+        dispersion = row_dispersion(fit.estimate.params, model)
         found = _curvature(
             fit.family, fit.curvature == "observed", model.y, padded, dispersion, model.size
         )
@@ -155,12 +156,12 @@ def _curvature(
     observed: bool,
     y: Array,
     eta: Array,
-    dispersion: Array | None,
+    dispersion: Dispersion,
     size: Array | None,
 ) -> Array:
     if observed and not family.is_canonical:
         return family.curvature(y, eta, dispersion, size)
-    return family.fisher(eta, dispersion, size)
+    return family.positive_information(y, eta, dispersion, size)
 
 
 def _log_density(fit: Fit, rows: np.ndarray, eta: np.ndarray) -> np.ndarray:
@@ -171,14 +172,17 @@ def _log_density(fit: Fit, rows: np.ndarray, eta: np.ndarray) -> np.ndarray:
     padded = eta[:, np.resize(np.arange(len(rows)), len(at))]
     flat = np.tile(at, lines)
     size = None if model.size is None else np.asarray(model.size)[flat]
-    dispersion = fit.estimate.params.dispersion
     with engine():
         y = np.asarray(model.y)[flat]
+        dispersion = jax.tree.map(
+            lambda part: np.asarray(part)[flat] if np.ndim(part) else part,
+            row_dispersion(fit.estimate.params, model),
+        )
         found = _log_prob(fit.family, y, padded.ravel(), dispersion, size)
     each = np.asarray(found).reshape(lines, len(at))[:, : len(rows)]
     return each @ np.asarray(model.weights)[rows]
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_prob(family: Family, y: Any, eta: Any, dispersion: Array | None, size: Any) -> Array:
+def _log_prob(family: Family, y: Any, eta: Any, dispersion: Dispersion, size: Any) -> Array:
     return family.log_prob(y, eta, dispersion, size)

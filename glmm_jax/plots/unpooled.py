@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from jax import Array
 
-from glmm_jax.families.base import Family
+from glmm_jax.families.base import Dispersion, Family
 from glmm_jax.inference.residuals import linear_predictor
+from glmm_jax.model import row_dispersion
 from glmm_jax.plots.scatter import ranks
 from glmm_jax.plots.selection import Group
 from glmm_jax.runtime import engine
@@ -92,7 +93,8 @@ def _derivatives(
     padded = np.full(model.n, eta[0])
     padded[:n] = eta
     with engine():
-        found = _rows(fit.family, model.y, padded, fit.estimate.params.dispersion, model.size)
+        phi = row_dispersion(fit.estimate.params, model)
+        found = _rows(fit.family, model.y, padded, phi, model.size)
     weights = np.asarray(model.weights)[:n]
     value, score, information = (weights * np.asarray(part)[:n] for part in found)
     levels, k = b.shape
@@ -104,11 +106,11 @@ def _derivatives(
 
 @partial(jax.jit, static_argnums=0)
 def _rows(
-    family: Family, y: Array, eta: Array, dispersion: Array | None, size: Array | None
+    family: Family, y: Array, eta: Array, dispersion: Dispersion, size: Array | None
 ) -> tuple[Array, Array, Array]:
-    """Log density, score and expected information of each row, (n,)."""
+    """Log density, score and information that is not negative of each row, (n,)."""
     return (
         family.log_prob(y, eta, dispersion, size),
         family.score(y, eta, dispersion, size),
-        family.fisher(eta, dispersion, size),
+        family.positive_information(y, eta, dispersion, size),
     )
