@@ -41,9 +41,9 @@ _BERNOULLI = (
     -174611 / 330,
 )
 _SHIFT = 8
-# Above exp(80) each function here is zero to rounding: the argument is held, so that no product
-# overflows.
-_HELD = 80.0
+# Above exp(80) each function here is zero to rounding (for counts below 1e9): the argument is held,
+# so that no product overflows; in single precision above exp(40).
+_HELD, _HELD_SINGLE = 80.0, 40.0
 
 # (1 + d) log(1 + d) - d = sum over k >= 2 of (-d)^k / (k (k - 1)); enough for |d| < 0.03.
 _ENTROPY_SERIES = tuple((-1) ** k / (k * (k - 1)) for k in range(2, 13))
@@ -51,7 +51,8 @@ _ENTROPY_RADIUS = 0.03
 
 
 def _held(log_x: Array) -> Array:
-    return jnp.where(log_x > _HELD, _HELD, log_x)
+    held = _HELD_SINGLE if jnp.finfo(log_x.dtype).bits < 64 else _HELD
+    return jnp.where(log_x > held, held, log_x)
 
 
 def _second_kind(k: int, m: int) -> int:

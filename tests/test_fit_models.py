@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -129,7 +130,7 @@ def test_prediction_of_zero_inflated_counts() -> None:
     rows = fit.frame.X[[0, 50, 300]]
     g = np.zeros((3, len(V)))
     g[:, : rows.shape[1]] = rows
-    g[:, -q:] = -zero["fit"].to_numpy()[:, None] * X
+    g[:, -q:] = -np.asarray(zero["fit"])[:, None] * X
     expected = flat["fit"] * np.sqrt(np.sum((g @ V) * g, axis=1))
     np.testing.assert_allclose(flat["se"], expected, rtol=1e-10)
     half = np.log(mean["upper"] / mean["fit"])
@@ -185,7 +186,7 @@ def test_names_tables_and_intervals_of_a_dispersion_model() -> None:
     assert list(rows["term"]) == ["Intercept", "DOY"]
     assert "Model of log(phi) (dispersion ~ 1 + DOY):" in str(fit.summary())
     wald = fit.conf_int(parameters="all").loc["log(phi): DOY"]
-    np.testing.assert_allclose(wald, rows[["conf_low", "conf_high"]].to_numpy()[1], rtol=1e-12)
+    np.testing.assert_allclose(wald, np.asarray(rows[["conf_low", "conf_high"]])[1], rtol=1e-12)
     profiled = fit.profile("log(phi): DOY", level=0.95, joint=False).conf_int(0.95)
     # Close to quadratic: the profile is near Wald's interval, and not the same.
     np.testing.assert_allclose(profiled.loc["log(phi): DOY"], wald, atol=0.05)
@@ -228,13 +229,14 @@ def test_profile_by_quadrature() -> None:
     # At the limits the deviance, with the other parameters free, is 1.96^2 higher.
     at = found.frame[np.isclose(found.frame["value"], high, rtol=1e-6)]
     assert low < fit.theta.iloc[0] < high
-    rise = at["deviance"].to_numpy() - fit.deviance
+    rise = np.asarray(at["deviance"]) - fit.deviance
     np.testing.assert_allclose(rise, scipy.stats.chi2.ppf(0.95, 1), rtol=1e-3)
 
 
 def test_nodes_are_added_until_nothing_moves() -> None:
     one = case("cbpp_agq9/lme4")
-    fit = gj.glmer(**one.glmer_arguments() | {"nagq": "auto"})
+    arguments: dict[str, Any] = {**one.glmer_arguments(), "nagq": "auto"}
+    fit = gj.glmer(**arguments)
     assert fit.nagq in (11, 21) and fit.call.nagq == fit.nagq and fit.call.settled
     assert "settled at" in fit.message
     assert fit.llf == pytest.approx(one.log_likelihood, abs=1e-4)

@@ -74,3 +74,13 @@ def test_entropy_excess_keeps_its_digits():
     edge = np.array([-0.0299999, 0.0299999])
     series = sum((-edge) ** k / (k * (k - 1)) for k in range(2, 30))
     np.testing.assert_allclose(entropy_excess(jnp.array(edge)), series, rtol=1e-15)
+
+
+def test_slope_of_log_rising_in_y():
+    """psi(a + y) - log a, and its derivative in log a."""
+    a, y = np.array([0.05, 1.0, 30.0]), np.array([1.0, 2.5, 700.0])
+    slope = jax.grad(lambda y, log_a: jnp.sum(log_rising(log_a, y)))
+    got = slope(jnp.array(y), jnp.log(a))
+    np.testing.assert_allclose(got, special.digamma(a + y) - np.log(a), rtol=1e-11)
+    mixed = jax.grad(lambda log_a: jnp.sum(slope(jnp.array(y), log_a)))(jnp.log(a))
+    np.testing.assert_allclose(mixed, a * special.polygamma(1, a + y) - 1, rtol=1e-10)

@@ -24,10 +24,8 @@ from glmm_jax.families import tilting
 from glmm_jax.families.base import Dispersion, Family, one_parameter, reachable
 from glmm_jax.families.counts import check_counts
 from glmm_jax.families.moments import log_mean_slope, log_start
-from glmm_jax.families.saturated import saturated_deviance
 
 _LARGE = 1e4
-_TRIPS = 2
 
 
 class ConwayMaxwellPoisson(Family):
@@ -60,7 +58,10 @@ class ConwayMaxwellPoisson(Family):
         self, y: Array, mu: Array, size: Array | None = None, dispersion: Dispersion = None
     ) -> Array:
         """Against mu = y, the best mean for each row given phi; phi is needed."""
-        return saturated_deviance(self, y, mu, dispersion, size, edge=y <= 0)
+        positive = y > 0
+        best = self.link.link(jnp.where(positive, y, 1.0))
+        saturated = jnp.where(positive, self.log_prob(y, best, dispersion), 0.0)
+        return 2.0 * (saturated - self.log_prob(y, self.link.link(mu), dispersion))
 
     def sample(
         self, key: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
@@ -125,15 +126,13 @@ def _excess(log_mode: Array, nu: Array) -> tuple[Array, Array]:
 def _log_mode(log_mu: Array, nu: Array) -> Array:
     """log m = log(lambda) / nu of the mean mu.
 
-    E[y] = d log Z / d log lambda = m - (nu - 1) / (2 nu) + d excess / d log m / nu, solved by
-    substitution. Each trip gains nine digits where the mean is large, in the derivatives too.
+    E[y] = d log Z / d log lambda = m - (nu - 1) / (2 nu) + (d excess / d log m) / nu, solved by one
+    substitution: where the mean is large it gains nine digits, in the derivatives too, on a start
+    that has eight.
     """
-    log_mode = log_mu
-    for _ in range(_TRIPS):
-        _, slope = _excess(log_mode, nu)
-        shift = 0.5 * (nu - 1.0) / nu - slope / nu
-        log_mode = log_mu + jnp.log1p(shift * jnp.exp(-log_mu))
-    return log_mode
+    half, inverse = 0.5 * (nu - 1.0) / nu, jnp.exp(-log_mu)
+    _, slope = _excess(log_mu + half * inverse, nu)
+    return log_mu + jnp.log1p((half - slope / nu) * inverse)
 
 
 def _asymptotic_log_prob(y: Array, log_mu: Array, nu: Array) -> Array:

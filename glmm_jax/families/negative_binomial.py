@@ -32,9 +32,9 @@ from glmm_jax.families.saturated import saturated_deviance
 from glmm_jax.gamma_functions import log_rising
 from glmm_jax.tails import softplus
 
-# Beyond it a dispersion is at the Poisson limit to rounding for every mean and count below 1e60;
-# held there, so that no product is 0 * inf.
-_LIMIT = 300.0
+# Beyond it a dispersion is at the Poisson limit to rounding for every mean and count below 1e60
+# (1e12 in single precision); held there, so that no product is 0 * inf.
+_LIMIT, _LIMIT_SINGLE = 300.0, 60.0
 
 
 class NegativeBinomial(Family):
@@ -160,7 +160,8 @@ class NegativeBinomial1(Family):
 
 def _size(log_size: Array) -> Array:
     """log of the size, held at the Poisson limit."""
-    return jnp.where(log_size > _LIMIT, _LIMIT, log_size)
+    limit = _LIMIT_SINGLE if jnp.finfo(log_size.dtype).bits < 64 else _LIMIT
+    return jnp.where(log_size > limit, limit, log_size)
 
 
 def _gamma_mixture(key: Array, log_mu: Array, log_size: Array) -> Array:

@@ -161,14 +161,15 @@ def _end_polynomials() -> np.ndarray:
     is 1 / (1 - E^s) + h / Delta = -h sum over k of r_(k+1) Delta^k, r the reciprocal of the series
     (E^s - 1) / (s Delta), whose coefficients are polynomials in s. In exact fractions.
     """
-    e, r = [[Fraction(1)]], [[Fraction(1)]]
+    e: list[list[Fraction]] = [[Fraction(1)]]
+    r: list[list[Fraction]] = [[Fraction(1)]]
     for k in range(1, _ORDER + 1):
         # e_k = e_(k-1) (s - k) / (k + 1)
         e.append(_times(e[-1], [Fraction(-k, k + 1), Fraction(1, k + 1)]))
         products = [_times(e[i], r[k - i]) for i in range(1, k + 1)]
         width = max(len(product) for product in products)
         columns = ([*product, *[Fraction(0)] * (width - len(product))] for product in products)
-        r.append([-sum(column) for column in zip(*columns, strict=True)])
+        r.append([-sum(column, Fraction(0)) for column in zip(*columns, strict=True)])
     out = np.zeros((_ORDER, _ORDER + 1))
     for i in range(_ORDER):
         total = [Fraction(0)] * (_ORDER + 1)

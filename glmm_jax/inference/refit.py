@@ -52,7 +52,8 @@ def refit(fit: Fit, y: Any, *, warm: bool = False, progress: bool | None = None)
     if warm and Status(int(fitted.estimate.status)) not in FINAL:
         fitted = better(fitted, fit_frame(frame, family, call, None, progress))
     # The nodes are those that the other response settled at.
-    call = replace(call, settled=None, refitted=True)
+    if not np.array_equal(frame.y, fit.frame.y):
+        call = replace(call, settled=None, refitted=True)
     return replace(fit, frame=frame, call=call, **fitted._asdict())
 
 
