@@ -121,6 +121,7 @@ def _tick_in_notebook(description: str, stages: list[str], ended: threading.Even
 
     begin = time.monotonic() - DELAY
     output = display({"text/plain": ""}, raw=True, display_id=True)
+    assert output is not None  # for a display_id there is a handle
     while True:
         seconds = int(time.monotonic() - begin)
         text = ": ".join([description, stages[-1]] if stages[-1] else [description])
