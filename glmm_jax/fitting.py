@@ -24,7 +24,8 @@ class Call:
     """What `glmer` was asked for beside formula and family, so that it can be asked again.
 
     data : the data frame, unchanged by anything done to the caller's afterwards; None for a fit
-    that was loaded from a file. The other fields are the arguments of `glmer`.
+    that was loaded from a file. refitted : whether the response is another than that of the data.
+    The others are the arguments of `glmer`; arrays among them are copies.
     """
 
     data: pd.DataFrame | None
@@ -36,6 +37,14 @@ class Call:
     curvature: str = "expected"
     optimizer: Any = "quasi-newton"
     max_steps: int = MAX_STEPS
+    refitted: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "offset", "trials"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                copied = value.copy() if isinstance(value, pd.Series) else np.array(value)
+                object.__setattr__(self, name, copied)
 
 
 class Fitted(NamedTuple):

@@ -195,3 +195,26 @@ def test_a_fit_without_data_asks_for_them(fit: Fit) -> None:
 def test_wrong_changes_are_told(fit: Fit, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         fit.update(**changes)
+
+
+def test_update_keeps_the_response_of_a_refit() -> None:
+    fit = glmer(**case("cbpp/lme4").glmer_arguments())
+    other = fit.simulate(1, seed=3)["sim_1"]
+    again = fit.refit(other)
+    expected = fit.update("~ . - period").refit(other)
+    found = again.update("~ . - period")
+    np.testing.assert_array_equal(found.frame.y, other)
+    assert found.llf == pytest.approx(expected.llf, abs=1e-7)
+    assert found.llf != pytest.approx(fit.update("~ . - period").llf, abs=1e-3)
+    # New data bring their own response.
+    assert again.update(data=fit.call.data).llf == pytest.approx(fit.llf, abs=1e-7)
+    with pytest.raises(ValueError, match="refitted to a response that its data do not hold"):
+        again.update("size ~ .", family="poisson")
+
+
+def test_arrays_given_to_glmer_may_change_afterwards() -> None:
+    arguments = case("cbpp/lme4").glmer_arguments()
+    weights = np.ones(len(arguments["data"]))
+    fit = glmer(**arguments, weights=weights)
+    weights[:] = 5.0
+    assert fit.update().llf == pytest.approx(fit.llf, abs=1e-7)

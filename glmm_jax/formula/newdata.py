@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from glmm_jax.formula.columns import Factor, Value
+from glmm_jax.formula.columns import Column, Factor, Value
 from glmm_jax.formula.fixed import Coding, expand, model_matrix
 from glmm_jax.formula.frame import (
     Frame,
@@ -17,7 +17,7 @@ from glmm_jax.formula.frame import (
     predictor_texts,
 )
 from glmm_jax.formula.grouping import match_levels
-from glmm_jax.formula.rows import Rows, as_data_frame, read_columns, read_vector, rows_to_keep
+from glmm_jax.formula.rows import Rows, as_data_frame, read_columns, read_vector
 from glmm_jax.formula.syntax import Name, parse_expression
 
 
@@ -59,11 +59,14 @@ def new_frame(
     texts = predictor_texts(formula, fixed, slopes, groupings=False)
     groups = {text for grouping in design.groupings for text in grouping} if random else set()
     columns = read_columns(newdata, dict.fromkeys(texts, "newdata"))
-    rows_to_keep({name: c.missing for name, c in columns.items()}, len(newdata), "raise")
+    _refuse_missing(columns, "drop or fill these rows")
     grouping_columns = read_columns(newdata, dict.fromkeys(groups, "newdata"))
     if not allow_new_levels:
-        masks = {name: column.missing for name, column in grouping_columns.items()}
-        rows_to_keep(masks, len(newdata), "raise")
+        _refuse_missing(
+            grouping_columns,
+            "drop or fill these rows, or pass allow_new_levels=True to predict without their "
+            "random effects",
+        )
     rows = Rows({**grouping_columns, **columns}, None, newdata.index, design.state, learn=False)
     values = _new_values(design.fixed, rows)
     X = model_matrix(design.fixed, values, rows.n)
@@ -75,7 +78,9 @@ def new_frame(
     vector = None
     if argument is not None:
         name, numbers = read_vector("offset", argument, newdata)
-        rows_to_keep({name: np.isnan(numbers)}, len(newdata), "raise")
+        if np.isnan(numbers).any():
+            count = int(np.isnan(numbers).sum())
+            raise ValueError(f"offset: {count} values are missing; fill them in, with 0 for none")
         vector = checked("offset", name, numbers)
     blocks = []
     for i, block in enumerate(frame.blocks if random else ()):
@@ -100,6 +105,14 @@ def new_frame(
     )
 
 
+def _refuse_missing(columns: dict[str, Column], remedy: str) -> None:
+    """A ValueError if values are missing in some of the columns."""
+    counts = {name: int(c.missing.sum()) for name, c in columns.items() if c.missing is not None}
+    listed = ", ".join(f"{name!r} ({count})" for name, count in counts.items() if count)
+    if listed:
+        raise ValueError(f"newdata: values are missing in {listed}; {remedy}")
+
+
 def _new_values(coding: Coding, rows: Rows) -> dict[str, Value]:
     """Values of the factors of a coding on new rows, categorical ones in the codes of the fit."""
     values: dict[str, Value] = {}
@@ -107,13 +120,18 @@ def _new_values(coding: Coding, rows: Rows) -> dict[str, Value]:
         if factor not in coding.levels:
             value = rows.term(factor)
             if isinstance(value, Factor):
-                raise ValueError(f"newdata: {factor!r} was numeric in the fit, now is categorical")
+                raise ValueError(
+                    f"newdata: {factor!r} was numeric in the fit, now is categorical; give numbers"
+                )
             values[factor] = value
             continue
         plain_column = isinstance(parse_expression(factor), Name)
         value = rows.factor(factor) if plain_column else rows.term(factor)
         if not isinstance(value, Factor):
-            raise ValueError(f"newdata: {factor!r} was categorical in the fit, now is numeric")
+            raise ValueError(
+                f"newdata: {factor!r} was categorical in the fit, now is numeric; give one of its "
+                f"levels {', '.join(coding.levels[factor])}"
+            )
         levels = coding.levels[factor]
         codes = match_levels(value, levels)
         unseen = [value.labels[c] for c in np.unique(value.codes[codes < 0])]

@@ -71,7 +71,7 @@ class AnovaTable:
             columns[name] = [f"{value:.3f}" for value in frame[name]]
         table = [[name, *cells] for name, cells in columns.items()]
         if "Chisq" in frame:
-            chisq = digits.common(frame["Chisq"], 5)
+            chisq = digits.common(frame["Chisq"], 5, floor=1.0)
             table.append(["Chisq", *("" if text == "NA" else text for text in chisq)])
             df = ["" if np.isnan(value) else f"{value:.0f}" for value in frame["Df"]]
             table.append(["Df", *df])
@@ -110,6 +110,11 @@ def anova(*fits: Fit, names: Sequence[str] | None = None, test: bool = True) -> 
     Source: Self & Liang (1987), J. Am. Stat. Assoc. 82, 605; Stram & Lee (1994), Biometrics 50,
     1171.
     """
+    strangers = [fit for fit in fits if not hasattr(fit, "estimate")]
+    if strangers:
+        raise ValueError(
+            f"fits: {type(strangers[0]).__name__} is no Fit; give fits: anova(fit1, fit2)"
+        )
     if len(fits) < 2:
         raise ValueError(f"fits: {len(fits)} given; anova compares two or more")
     labels = [f"model{i + 1}" for i in range(len(fits))] if names is None else list(names)

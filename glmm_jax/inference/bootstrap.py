@@ -18,7 +18,7 @@ from glmm_jax.estimate import checked, program
 from glmm_jax.inference import parameter_names
 from glmm_jax.inference.bootstrap_table import Bootstrap
 from glmm_jax.inference.refit import FINAL
-from glmm_jax.inference.simulate import check_draws, chunk_size, draw
+from glmm_jax.inference.simulate import check_drawn, check_draws, chunk_size, draw
 from glmm_jax.inference.varcorr import theta_names
 from glmm_jax.model import flatten
 from glmm_jax.progress import tracker
@@ -54,7 +54,7 @@ def bootstrap(
 
     Raises
     ------
-    ValueError : n, seed, random or progress are not as above.
+    ValueError : n, seed, random or progress are not as above, or a response that cannot be drawn.
     """
     check_draws(n, seed, random)
     P = fit.df
@@ -137,12 +137,11 @@ def _chunk(fit: Fit, seed: int, first: int, count: int, random: str, together: i
         start = jax.tree.map(jnp.asarray, fit.estimate.params)
         settings = checked(model, call.nagq, start, call.optimizer, call.max_steps)
         responses = draw(fit, seed, first, count, random)
+        check_drawn(fit, np.asarray(responses), random)
         found = run(responses_program, model, responses, start, batch_size=together, **settings)
         flat = np.array(jax.vmap(flatten)(found.params))
         status, singular = np.array(found.status), np.any(np.asarray(found.singular), axis=1)
         for i in np.flatnonzero(~np.isin(status, FINAL)):
-            if not np.all(np.isfinite(np.asarray(responses[i]))):
-                continue  # there was no mean to draw from
             again: Any = run(program, replace(model, y=responses[i]), None, **settings)
             if int(again.status) in FINAL:
                 flat[i], status[i] = np.asarray(flatten(again.params)), int(again.status)

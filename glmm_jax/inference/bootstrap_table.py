@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax.inference import digits
-from glmm_jax.inference.confint import percent
 from glmm_jax.inference.layout import WIDTH, html_table
+from glmm_jax.inference.levels import check_level, percent
 from glmm_jax.status import Status
 
 KINDS = ("percentile", "basic")
@@ -82,10 +82,7 @@ class Bootstrap:
 
         Source: Davison and Hinkley (1997), Bootstrap Methods and their Application, section 5.2.
         """
-        if kind not in KINDS:
-            raise ValueError(f"kind={kind!r}; use 'percentile' or 'basic'")
-        if isinstance(level, bool) or not 0 < level < 1:
-            raise ValueError(f"level={level!r}; use a number between 0 and 1, such as 0.95")
+        check_interval(level, kind)
         needed, found = _needed(level), self.n - self.failed
         if found < needed:
             raise ValueError(
@@ -190,6 +187,17 @@ class Bootstrap:
             for name, row in zip(frame.index, frame.to_numpy(), strict=True)
         ]
         return [["", *map(str, frame.columns)], *rows]
+
+
+def check_interval(level: float, kind: str, n: int | None = None) -> None:
+    """Raise a ValueError for a level or kind that `conf_int` refuses, or too few replicates."""
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}; use 'percentile' or 'basic'")
+    check_level(level)
+    if isinstance(n, int) and n < _needed(level):
+        raise ValueError(
+            f"n={n!r}; intervals of level {level:g} need {_needed(level)} replicates or more"
+        )
 
 
 def _needed(level: float) -> int:

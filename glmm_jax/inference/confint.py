@@ -9,6 +9,7 @@ import pandas as pd
 import scipy.special
 
 from glmm_jax.inference import parameter_names
+from glmm_jax.inference.bootstrap_table import check_interval
 from glmm_jax.inference.levels import check_level, percent
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def conf_int(
     if method == "profile":
         return _profile(fit, level, chosen, **options)
     kind = options.pop("kind", "percentile")
+    check_interval(level, kind, options.get("n"))
     return fit.bootstrap(**options).conf_int(level, kind).loc[chosen]
 
 

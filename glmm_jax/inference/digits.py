@@ -9,17 +9,22 @@ import numpy as np
 
 # Below the rounding of one a p-value is only a bound.
 SMALLEST_P = 2.2e-16
+ROUNDING = 1e-9
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"), (0.1, "."), (1.0, ""))
 LEGEND = "Signif. codes:  0 '***' 0.001 '**' 0.01 '*' 0.05 '.' 0.1 ' ' 1"
 
 
-def common(values: Iterable[float], digits: int) -> list[str]:
+def common(values: Iterable[float], digits: int, floor: float = 0.0) -> list[str]:
     """Numbers with one number of decimals: R's format(values, digits=digits), not padded.
 
     It is the smallest with which every number shows `digits` significant digits, trailing zeros
     apart; exponents where they take less room. A number that is not finite is "NA", "Inf", "-Inf".
+    One of rounding size beside the largest of them, or `floor`, is 0: it would ask for decimals of
+    its own.
     """
     numbers = [float(v) for v in values]
+    largest = max((abs(v) for v in numbers if math.isfinite(v)), default=0.0)
+    numbers = [0.0 if abs(v) <= ROUNDING * max(largest, floor) else v for v in numbers]
     finite = [v for v in numbers if math.isfinite(v)]
     parts = [_parts(v, digits) for v in finite if v != 0] or [(1, 0)]
     decimals = max(0, max(significant - 1 - exponent for significant, exponent in parts))

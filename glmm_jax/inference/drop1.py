@@ -58,7 +58,7 @@ class Deletions:
         frame = self.frame
         npar = ["" if np.isnan(value) else f"{value:.0f}" for value in frame["npar"]]
         aic = [f"{value:.3f}" for value in frame["AIC"]]
-        lrt = digits.common(frame["LRT"], 5)
+        lrt = digits.common(frame["LRT"], 5, floor=1.0)
         p = digits.p_values(frame["Pr(Chi)"], 4)
         marks = [digits.stars(value) for value in frame["Pr(Chi)"]]
         shown = [["" if text == "NA" else text for text in column] for column in (lrt, p)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 
-def check_level(level: float) -> None:
+def check_level(level: float, argument: str = "level") -> None:
     """Raise a ValueError unless a level of confidence lies between 0 and 1."""
     number = isinstance(level, int | float | np.number) and not isinstance(level, bool)
     if not number or not 0 < level < 1:
-        raise ValueError(f"level={level!r}; use a number between 0 and 1, such as 0.95")
+        raise ValueError(f"{argument}={level!r}; use a number between 0 and 1, such as 0.95")
 
 
 def percent(probability: float) -> str:

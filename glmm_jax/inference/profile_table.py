@@ -15,6 +15,7 @@ from scipy.interpolate import CubicHermiteSpline
 from glmm_jax.inference import digits
 from glmm_jax.inference.layout import html_table
 from glmm_jax.inference.levels import check_level, percent
+from glmm_jax.inference.notes import notes_html, notes_text
 from glmm_jax.inference.profile_walk import BOUNDARY, CUTOFF, EXACT
 
 # From the scale w on which a profile is computed (see `constrained`) to the parameter and back.
@@ -180,15 +181,13 @@ class Profile:
     def __str__(self) -> str:
         lines = [f"Profile likelihood of {len(self.parameters)} parameters", ""]
         lines += digits.aligned(self._cells())
-        lines += [f"Note: {note}" for note in self.notes]
-        return "\n".join(lines)
+        return "\n".join([*lines, *notes_text(self.notes)])
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        notes = html_table([["Note"], *([note] for note in self.notes)], labelled=False)
-        return html_table(self._cells(), "Profile likelihood") + (notes if self.notes else "")
+        return html_table(self._cells(), "Profile likelihood") + notes_html(self.notes)
 
     def _cells(self) -> list[list[str]]:
         """Estimates and intervals, at 0.95 or at the profiles' own level if that is less."""

@@ -51,7 +51,9 @@ def refit(fit: Fit, y: Any, *, warm: bool = False, progress: bool | None = None)
     fitted = fit_frame(frame, family, call, start, progress)
     if warm and Status(int(fitted.estimate.status)) not in FINAL:
         fitted = better(fitted, fit_frame(frame, family, call, None, progress))
-    return replace(fit, frame=frame, **fitted._asdict())
+    same = np.array_equal(frame.y, fit.frame.y)
+    call = fit.call if same else replace(fit.call, refitted=True)
+    return replace(fit, frame=frame, call=call, **fitted._asdict())
 
 
 def better(first: Fitted, second: Fitted) -> Fitted:

@@ -59,14 +59,19 @@ def simulate_array(fit: Fit, n: int = 1, seed: int = 0, random: str = "new") -> 
         with engine():
             drawn = np.asarray(draw(fit, seed, first, chunk, random))
         out[first : first + chunk] = drawn[: n - first, : fit.nobs]
-    invalid = int(np.sum(~np.all(np.isfinite(out), axis=1)))
+    check_drawn(fit, out, random)
+    return out
+
+
+def check_drawn(fit: Fit, responses: np.ndarray, random: str) -> None:
+    """Raise a ValueError if some of the responses, (n, rows), could not be drawn."""
+    invalid = int(np.sum(~np.all(np.isfinite(responses), axis=1)))
     if invalid:
         raise ValueError(
-            f"random={random!r}: in {invalid} of {n} draws the {fit.family.link.name} link has no "
-            "valid mean for some row, so no response can be drawn; use a link whose means are "
-            "valid for every linear predictor, or random='conditional'"
+            f"random={random!r}: in {invalid} of {len(responses)} draws the {fit.family.link.name} "
+            "link has no valid mean for some row, so no response can be drawn; use a link whose "
+            "means are valid for every linear predictor, or random='conditional'"
         )
-    return out
 
 
 def check_draws(n: Any, seed: Any, random: Any) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax.inference import confint, predict, residuals, varcorr
+from glmm_jax.inference.levels import check_level
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -38,8 +39,8 @@ def tidy(fit: Fit, level: float | None = None) -> pd.DataFrame:
     ------
     ValueError : a level outside (0, 1).
     """
-    if level is not None and not 0 < level < 1:
-        raise ValueError(f"level={level!r}; use a number between 0 and 1, such as 0.95, or None")
+    if level is not None:
+        check_level(level)
     fixed = pd.DataFrame(
         {
             "effect": "fixed",

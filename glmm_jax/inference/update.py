@@ -9,14 +9,15 @@ import pandas as pd
 
 from glmm_jax import families
 from glmm_jax.fitting import Call, fit_frame
-from glmm_jax.formula.frame import build_frame
+from glmm_jax.formula.frame import Frame, build_frame
 from glmm_jax.formula.rows import as_data_frame
 from glmm_jax.formula.update import merged
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
 
-CALL = tuple(field.name for field in fields(Call) if field.name != "data")
+OWN = ("data", "refitted")
+CALL = tuple(field.name for field in fields(Call) if field.name not in OWN)
 OTHERS = ("family", "link", "start", "progress")
 
 
@@ -68,8 +69,28 @@ def update(
         trials=call.trials,
         na_action=call.na_action,
     )
+    if fit.call.refitted and data is None:
+        frame = _with_response(frame, fit)
+    else:
+        call = replace(call, refitted=False)
     fitted = fit_frame(frame, family, call, changes.get("start"), changes.get("progress"))
     return replace(fit, frame=frame, family=family, call=call, **fitted._asdict())
+
+
+def _with_response(frame: Frame, fit: Fit) -> Frame:
+    """The frame with the response that the fit was refitted to, which its data do not hold.
+
+    Raises:
+        ValueError: another response, or other rows, than that response belongs to.
+    """
+    same_rows = len(frame.y) == fit.nobs and frame.index.equals(fit.frame.index)
+    if frame.response_name != fit.frame.response_name or not same_rows:
+        raise ValueError(
+            "data=None, but this fit was refitted to a response that its data do not hold, and the "
+            "new formula has another response or uses other rows; put the response into a data "
+            "frame and give it as data="
+        )
+    return replace(frame, y=fit.frame.y)
 
 
 def _family(fit: Fit, changes: dict[str, Any]) -> families.Family:

@@ -102,18 +102,19 @@ def overdispersion(fit: Fit, n: int = 250, seed: int = 0) -> VariabilityTest:
 def dispersion_test(fit: Fit, found: Replicates) -> VariabilityTest:
     """The test of `overdispersion` from replicates at hand."""
     statistic = float(np.sum(residuals(fit, "pearson") ** 2))
-    df, expected = fit.df_resid, float(np.mean(found.pearson[1:]))
+    own, expected = float(found.pearson[0]), float(np.mean(found.pearson[1:]))
+    df = fit.df_resid
     p = monte_carlo_p(found.pearson)
     frame = pd.DataFrame(
         {
-            "statistic": statistic,
+            "statistic": [statistic, own],
             "expected": [float(df), expected],
-            "ratio": [statistic / df if df > 0 else np.nan, statistic / expected],
+            "ratio": [statistic / df if df > 0 else np.nan, own / expected],
             "p": [float(scipy.special.chdtrc(df, statistic)) if df > 0 else np.nan, p],
         },
         index=["chi-square", "simulation"],
     )
-    message = _about_dispersion(fit, statistic / expected, p)
+    message = _about_dispersion(fit, own / expected, p)
     if fit.frame.weights is not None:
         message += (
             " Prior weights multiply the log density of a row and are no part of the simulated "

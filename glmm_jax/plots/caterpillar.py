@@ -8,6 +8,7 @@ import numpy as np
 import scipy.special
 from matplotlib.axes import Axes
 
+from glmm_jax.inference.levels import check_level
 from glmm_jax.plots import style
 from glmm_jax.plots.selection import Group, find_columns, find_group
 
@@ -54,7 +55,7 @@ def caterpillar(
     Source: Bates (2011), Mixed models in R using the lme4 package, Part 5 (prediction intervals on
     the random effects).
     """
-    style.check_level(level)
+    check_level(level)
     found = find_group(fit, group, joint)
     shown = find_columns(found, term)
     place = _places(found, shown, sort)

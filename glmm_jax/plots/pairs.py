@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from glmm_jax.inference.levels import check_level
 from glmm_jax.plots import style
 from glmm_jax.plots.contours import Curve, contour, encloses, interpolated
 from glmm_jax.plots.profiles import (
@@ -87,7 +88,7 @@ def profile_pairs(
             f"parameters={names}; pairs need two parameters or more, see profile_zeta for one"
         )
     for level in levels:
-        style.check_level(level, "levels")
+        check_level(level, "levels")
     grid = _grid(axes, names)
     known = {name: _profiled(profile, name) for name in names}
     missing: set[float] = set()

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from glmm_jax.formula.columns import Column, Factor, label_of
+from glmm_jax.inference.levels import check_level
 from glmm_jax.plots import style
 from glmm_jax.plots.covariates import covariate, predictors, used_rows
 
@@ -64,7 +65,7 @@ def prediction(
         that `fit.predict` refuses.
     """
     if level is not None:
-        style.check_level(level)
+        check_level(level)
     table = used_rows(fit, data)
     names = predictors(fit, random == "conditional")
     given = dict(at or {})

@@ -10,6 +10,7 @@ import scipy.special
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from glmm_jax.inference.levels import check_level
 from glmm_jax.plots import style
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -50,7 +51,7 @@ def profile_zeta(
     """
     names = chosen_parameters(profile, parameters)
     for level in levels:
-        style.check_level(level, "levels")
+        check_level(level, "levels")
     axes = style.panels(ax, names, (2.7, 2.6), columns=4, sharey=True)
     for at, (one, name) in enumerate(zip(axes, names, strict=True)):
         draw_zeta(one, profile, name, levels, absolute)

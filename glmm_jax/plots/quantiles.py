@@ -8,6 +8,7 @@ import numpy as np
 import scipy.special
 from matplotlib.axes import Axes
 
+from glmm_jax.inference.levels import check_level
 from glmm_jax.plots import style
 from glmm_jax.plots.selection import find_columns, find_group
 
@@ -44,7 +45,7 @@ def qq(
     ------
     ValueError : an unknown kind, a level outside (0, 1).
     """
-    style.check_level(level)
+    check_level(level)
     value = fit.resid(kind, **options).to_numpy()
     if kind != "quantile":
         value = value / np.std(value)
@@ -87,7 +88,7 @@ def qq_ranef(
     Source: Lange & Ryan (1989), Assessing normality in random effects models, Annals of Statistics
     17, 624-642.
     """
-    style.check_level(level)
+    check_level(level)
     found = find_group(fit, group)
     shown = find_columns(found, term)
     for j in shown:

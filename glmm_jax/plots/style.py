@@ -143,9 +143,3 @@ def legend_outside(ax: Axes, title: str | None = None, handles: Any = None) -> N
         alignment="left",
         **given,
     )
-
-
-def check_level(level: Any, argument: str = "level") -> None:
-    """Raise a ValueError unless a coverage is between 0 and 1."""
-    if not isinstance(level, float | int) or not 0 < level < 1:
-        raise ValueError(f"{argument}={level!r}; use a number between 0 and 1, such as 0.95")
