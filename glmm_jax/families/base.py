@@ -11,6 +11,7 @@ Case weights are no business of a family: the objective multiplies each row's lo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,6 +49,7 @@ class Family:
     allowed_links: ClassVar[tuple[str, ...]]
     has_dispersion: ClassVar[bool]
     canonical_link: ClassVar[str | None] = None
+    mean_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # closed
 
     def __init__(self, link: str | Link | None = None):
         chosen = self.default_link if link is None else links.get(link)

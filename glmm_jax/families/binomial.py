@@ -45,6 +45,7 @@ class Binomial(Family):
     allowed_links = _ALLOWED_LINKS
     has_dispersion = False
     canonical_link = "logit"
+    mean_range = (0.0, 1.0)
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Array | None = None, size: Array | None = None
@@ -119,6 +120,7 @@ class Bernoulli(Family):
     allowed_links = _ALLOWED_LINKS
     has_dispersion = False
     canonical_link = "logit"
+    mean_range = (0.0, 1.0)
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Array | None = None, size: Array | None = None

@@ -59,7 +59,8 @@ def predict(
     se : whether to give standard errors; on the response scale |dmu/deta| times that of eta.
     level : of confidence intervals, 0.95 say; None for none. Limits are computed on the link scale
         and mapped. Where the link is not one-to-one over the interval ("sqrt" and "inverse", with
-        eta = 0 inside it) there are none: NaN.
+        eta = 0 inside it) there are none: NaN. So is any mean or limit that the family cannot have,
+        a probability above one from the log link, say.
     offset : column of newdata or an array; needed if the model was fitted with an array as offset=.
     allow_new_levels : whether newdata may have levels of grouping factors that were not in the fit
         (or are missing). Their random effects are zero and, with random="conditional", their prior
@@ -132,15 +133,23 @@ def _on_response_scale(family: Family, columns: dict[str, np.ndarray]) -> dict[s
     eta = columns["fit"]
     mu, slope = _means(family, eta)
     out = {"fit": mu}
+    valid = _valid(family, mu)
+    out["fit"] = np.where(valid, mu, np.nan)
     if "se" in columns:
-        out["se"] = slope * columns["se"]
+        out["se"] = np.where(valid, slope * columns["se"], np.nan)
     if "lower" in columns:
         lower, upper = columns["lower"], columns["upper"]
         limits = np.sort([_means(family, lower)[0], _means(family, upper)[0]], axis=0)
         if family.link.name in TWO_SIDED:
             limits[:, (lower <= 0) & (upper >= 0)] = np.nan
-        out["lower"], out["upper"] = limits
+        out["lower"], out["upper"] = np.where(_valid(family, limits), limits, np.nan)
     return out
+
+
+def _valid(family: Family, mu: np.ndarray) -> np.ndarray:
+    """Whether each is a mean that the family can have: some links give others too."""
+    low, high = family.mean_range
+    return (mu >= low) & (mu <= high)
 
 
 def _means(family: Family, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
