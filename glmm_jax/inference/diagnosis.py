@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glmm_jax.inference.varcorr import covariance_terms
+from glmm_jax.inference.varcorr import covariance_terms, varcorr
 from glmm_jax.status import Status
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # An eigenvalue of the Hessian, scaled to a unit diagonal, that leaves half the digits of a
 # standard error to rounding.
 NEARLY_FLAT = 1e-8
+RANGE = 2.0  # of a correlation: a standard error beyond it leaves every value possible
 
 
 def outcome(fit: Fit) -> str:
@@ -33,6 +34,7 @@ def warnings(fit: Fit) -> tuple[str, ...]:
         )
     if fit.status is not Status.SEPARATION:
         found += _flat_directions(fit)
+        found += _undetermined(fit)
     return tuple(found)
 
 
@@ -89,4 +91,17 @@ def _flat_directions(fit: Fit) -> list[str]:
     return [
         "Nearly flat: the likelihood hardly changes along a combination of "
         f"{', '.join(names)}; their standard errors cannot be trusted."
+    ]
+
+
+def _undetermined(fit: Fit) -> list[str]:
+    """Correlations about which the data say nothing: a single flat parameter, which the scaled
+    eigenvalues do not show."""
+    table = varcorr(fit)
+    unknown = table[table["name2"].notna() & (table["se"] > RANGE)]
+    return [
+        f"Not determined: the data say nothing about the correlation of {row.name1} and "
+        f"{row.name2} by {row.group} (standard error {row.se:.2g}, and it lies between -1 and 1); "
+        "take the columns as independent terms or leave one out."
+        for row in unknown.itertuples()
     ]
