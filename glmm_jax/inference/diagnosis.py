@@ -99,9 +99,10 @@ def _undetermined(fit: Fit) -> list[str]:
     eigenvalues do not show."""
     table = varcorr(fit)
     unknown = table[table["name2"].notna() & (table["se"] > RANGE)]
+    columns = (unknown[name] for name in ("group", "name1", "name2", "se"))
     return [
-        f"Not determined: the data say nothing about the correlation of {row.name1} and "
-        f"{row.name2} by {row.group} (standard error {row.se:.2g}, and it lies between -1 and 1); "
-        "take the columns as independent terms or leave one out."
-        for row in unknown.itertuples()
+        f"Not determined: the data say nothing about the correlation of {first} and {second} by "
+        f"{group} (standard error {se:.2g}, and it lies between -1 and 1); take the columns as "
+        "independent terms or leave one out."
+        for group, first, second, se in zip(*columns, strict=True)
     ]
