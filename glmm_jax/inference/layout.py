@@ -145,10 +145,7 @@ def _fixed(summary: Summary) -> Table:
 def _fixed_text(summary: Summary) -> list[str]:
     if not len(summary.coefficients):
         return ["  (none)"]
-    lines = digits.aligned(_fixed(summary), left=(0, 5))
-    if any(digits.stars(value) for value in summary.coefficients.iloc[:, 3]):
-        lines += ["---", digits.LEGEND]
-    return lines
+    return digits.starred(_fixed(summary), (0, 5), summary.coefficients.iloc[:, 3])
 
 
 def _correlation(R: pd.DataFrame) -> Table:

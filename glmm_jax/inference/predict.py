@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
-from glmm_jax.build import bucket
+from glmm_jax.build import bucket, padded
 from glmm_jax.families.base import Family
-from glmm_jax.formula.frame import Frame
-from glmm_jax.formula.newdata import NewFrame, new_frame
+from glmm_jax.formula.newdata import new_frame
 from glmm_jax.inference.levels import check_level
-from glmm_jax.inference.ranef import modes
+from glmm_jax.inference.residuals import linear_predictor
 from glmm_jax.inference.uncertainty import linear_predictor_variance
 from glmm_jax.runtime import engine, run
 
@@ -102,16 +101,6 @@ def predict(
     return pd.DataFrame(columns, rows.index)
 
 
-def linear_predictor(fit: Fit, rows: Frame | NewFrame, conditional: bool = True) -> np.ndarray:
-    """eta = X beta + offset and, if conditional, Z b (0 for levels not in the fit), (rows,)."""
-    eta = rows.X @ np.asarray(fit.estimate.params.beta) + rows.offset
-    if conditional:
-        for block, b in zip(rows.blocks, modes(fit), strict=True):
-            seen = block.index >= 0
-            eta[seen] += np.sum(block.Z[seen] * b[block.index[seen]], axis=1)
-    return eta
-
-
 def _check(
     newdata: pd.DataFrame | None, kind: str, random: str, level: float | None, offset: Any
 ) -> None:
@@ -157,11 +146,8 @@ def _means(family: Family, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = len(eta)
     if n == 0:
         return eta, eta
-    # Padded by copies of the first row, so that one program serves data of similar size.
-    padded = np.full(bucket(n), eta[0])
-    padded[:n] = eta
     with engine():
-        found = run(_mean_and_slope, padded, family=family)
+        found = run(_mean_and_slope, padded(eta, bucket(n)), family=family)
     mu, slope = (np.array(part)[:n] for part in found)
     return mu, slope
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from glmm_jax.build import padded
 from glmm_jax.families.base import Family
 from glmm_jax.inference.residuals import linear_predictor
 from glmm_jax.plots.scatter import ranks
@@ -88,11 +89,10 @@ def _derivatives(
     """Log-likelihood of each level, its gradient and expected information in b."""
     model, n = fit.model, fit.nobs
     eta = offset + np.sum(Z * b[index], axis=1)
-    # The padded length of the model: one compiled program serves data of similar size.
-    padded = np.full(model.n, eta[0])
-    padded[:n] = eta
     with engine():
-        found = _rows(fit.family, model.y, padded, fit.estimate.params.dispersion, model.size)
+        found = _rows(
+            fit.family, model.y, padded(eta, model.n), fit.estimate.params.dispersion, model.size
+        )
     weights = np.asarray(model.weights)[:n]
     value, score, information = (weights * np.asarray(part)[:n] for part in found)
     levels, k = b.shape
