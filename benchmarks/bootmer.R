@@ -5,27 +5,15 @@
 # A command is "N SEED CORES"; the answer is the time of lme4::bootMer for N replicates.
 
 args <- commandArgs(trailingOnly = TRUE)
+script <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE))
+source(file.path(dirname(script), "protocol.R"))
 suppressWarnings(suppressPackageStartupMessages(library(lme4)))
-levels_of <- strsplit(readLines(sub("csv$", "levels", args[1]), encoding = "UTF-8"), "\t")
-names(levels_of) <- vapply(levels_of, `[`, "", 1)
-header <- names(read.csv(args[1], nrows = 1, check.names = FALSE))
-classes <- ifelse(header %in% names(levels_of), "character", NA)
-data <- read.csv(args[1], colClasses = classes, check.names = FALSE)
-for (name in names(levels_of)) {
-  data[[name]] <- factor(data[[name]], levels = levels_of[[name]][-1])
-}
+data <- read_case(args[1])
 family <- if (args[3] == "poisson") poisson() else binomial()
 fit <- suppressWarnings(glmer(as.formula(args[2]), data = data, family = family))
 statistic <- function(fit) c(fixef(fit), getME(fit, "theta"))
 
-say <- function(text) {
-  cat("\n@@ ", text, "\n", sep = "")
-  flush(stdout())
-}
-say(sprintf(
-  "{\"versions\": {\"R\": \"%s\", \"lme4\": \"%s\"}}",
-  paste(R.version$major, R.version$minor, sep = "."), packageVersion("lme4")
-))
+ready("lme4")
 input <- file("stdin", "r")
 while (length(line <- readLines(input, 1)) == 1) {
   asked <- as.integer(strsplit(line, " ")[[1]])
@@ -38,5 +26,5 @@ while (length(line <- readLines(input, 1)) == 1) {
     ))
   )[["elapsed"]]
   se <- apply(found$t, 2, sd, na.rm = TRUE)
-  say(sprintf("{\"seconds\": %.6f, \"se\": [%s]}", time, paste(sprintf("%.8g", se), collapse = ", ")))
+  say(field("seconds", number(time)), field("se", numbers(se)))
 }

@@ -10,31 +10,13 @@ path <- args[1]
 formula <- as.formula(args[2])
 family <- if (args[3] == "poisson") poisson() else binomial()
 
-quoted <- function(text) {
-  text <- gsub("[[:cntrl:]]+", " ", text)
-  paste0("\"", gsub("\"", "\\\"", gsub("\\", "\\\\", text, fixed = TRUE), fixed = TRUE), "\"")
-}
-numbers <- function(x) {
-  paste0("[", paste(ifelse(is.finite(x), sprintf("%.15g", x), "NaN"), collapse = ", "), "]")
-}
-say <- function(...) {
-  cat("\n@@ {", paste(..., sep = ", "), "}\n", sep = "")
-  flush(stdout())
-}
-field <- function(name, value) paste0("\"", name, "\": ", value)
-failed <- function(e) say(field("error", quoted(conditionMessage(e))))
+script <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE))
+source(file.path(dirname(script), "protocol.R"))
 
 fit <- tryCatch(
   {
     suppressWarnings(suppressPackageStartupMessages(library(lme4)))
-    levels_of <- strsplit(readLines(sub("csv$", "levels", path), encoding = "UTF-8"), "\t")
-    names(levels_of) <- vapply(levels_of, `[`, "", 1)
-    header <- names(read.csv(path, nrows = 1, check.names = FALSE))
-    classes <- ifelse(header %in% names(levels_of), "character", NA)
-    data <- read.csv(path, colClasses = classes, check.names = FALSE)
-    for (name in names(levels_of)) {
-      data[[name]] <- factor(data[[name]], levels = levels_of[[name]][-1])
-    }
+    data <- read_case(path)
     suppressWarnings(glmer(formula, data = data, family = family))
   },
   error = function(e) {
@@ -42,14 +24,7 @@ fit <- tryCatch(
     quit("no")
   }
 )
-version <- function(name) field(name, quoted(as.character(packageVersion(name))))
-say(
-  field("ready", "true"),
-  field("versions", paste0(
-    "{", field("R", quoted(as.character(getRversion()))), ", ", version("lme4"), ", ",
-    version("Matrix"), "}"
-  ))
-)
+ready(c("lme4", "Matrix"))
 
 commands <- file("stdin", "r")
 repeat {

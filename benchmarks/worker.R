@@ -10,19 +10,8 @@ path <- args[2]
 formula <- as.formula(args[3])
 family <- if (args[4] == "poisson") poisson() else binomial()
 
-quoted <- function(text) {
-  text <- gsub("[[:cntrl:]]+", " ", text)
-  paste0("\"", gsub("\"", "\\\"", gsub("\\", "\\\\", text, fixed = TRUE), fixed = TRUE), "\"")
-}
-number <- function(x) {
-  ifelse(is.finite(x), sprintf("%.15g", x), "NaN") # Python reads NaN
-}
-say <- function(...) {
-  cat("\n@@ {", paste(..., sep = ", "), "}\n", sep = "")
-  flush(stdout())
-}
-field <- function(name, value) paste0("\"", name, "\": ", value)
-failed <- function(e) say(field("error", quoted(conditionMessage(e))))
+script <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE))
+source(file.path(dirname(script), "protocol.R"))
 
 library_error <- tryCatch(
   {
@@ -36,14 +25,7 @@ if (!is.null(library_error)) {
   quit("no")
 }
 
-levels_of <- strsplit(readLines(sub("csv$", "levels", path), encoding = "UTF-8"), "\t")
-names(levels_of) <- vapply(levels_of, `[`, "", 1)
-header <- names(read.csv(path, nrows = 1, check.names = FALSE))
-classes <- ifelse(header %in% names(levels_of), "character", NA)
-data <- read.csv(path, colClasses = classes, check.names = FALSE)
-for (name in names(levels_of)) {
-  data[[name]] <- factor(data[[name]], levels = levels_of[[name]][-1])
-}
+data <- read_case(path)
 
 fit_once <- function() {
   if (program == "lme4") {
@@ -64,14 +46,7 @@ peak_bytes <- function() {
   sprintf("%.0f", 1024 * as.numeric(gsub("[^0-9]", "", line)))
 }
 
-version <- function(name) field(name, quoted(as.character(packageVersion(name))))
-say(
-  field("ready", "true"),
-  field("versions", paste0(
-    "{", field("R", quoted(as.character(getRversion()))), ", ", version(program), ", ",
-    version("Matrix"), "}"
-  ))
-)
+ready(c(program, "Matrix"))
 
 commands <- file("stdin", "r")
 repeat {
@@ -91,7 +66,7 @@ repeat {
       say(
         field("seconds", number(seconds)),
         field("loglik", number(as.numeric(logLik(found$fit)))),
-        field("se", paste0("[", paste(number(found$se), collapse = ", "), "]")),
+        field("se", numbers(found$se)),
         field("evaluations", if (is.null(evaluations)) "null" else number(evaluations)),
         field("warnings", quoted(paste(warned, collapse = "; "))),
         field("peak_bytes", peak_bytes())

@@ -99,6 +99,16 @@ def bucket(size: int) -> int:
     return -(-size // unit) * unit
 
 
+def padded(values: np.ndarray, size: int) -> np.ndarray:
+    """Values, (n,), followed by copies of the first up to a padded size, (size,).
+
+    One compiled program then serves data of similar size; a first row is valid for every link.
+    """
+    out = np.full(size, values[0])
+    out[: len(values)] = values
+    return out
+
+
 def place(
     frame: Frame,
     family: Family,

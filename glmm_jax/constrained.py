@@ -16,7 +16,12 @@ import jax.numpy as jnp
 from glmm_jax.model import Model, thetas, unflatten
 from glmm_jax.objective.marginal import marginal
 from glmm_jax.optimize.coordinates import Target, place, settled
-from glmm_jax.optimize.quasi_newton import ARMIJO, LARGEST_MOVE, SMALLEST_FRACTION
+from glmm_jax.optimize.quasi_newton import (
+    ARMIJO,
+    SMALLEST_FRACTION,
+    direction_from,
+    updated,
+)
 
 # Half of g' H^-1 g, in units of the deviance: what a point may be above its minimum.
 TOLERANCE = 1e-8
@@ -85,11 +90,6 @@ def point(
 
     evaluate = jax.value_and_grad(deviance, argnums=(0, 1), has_aux=True)
 
-    def limited(B: jax.Array, gradient: jax.Array, x: jax.Array) -> jax.Array:
-        d = -B @ gradient
-        excess = jnp.max(jnp.abs(d) / (LARGEST_MOVE * jnp.maximum(natural, jnp.abs(x))))
-        return d / jnp.maximum(1.0, excess)
-
     def trip(s: _Search) -> _Search:
         move = s.fraction * s.direction
         x = s.x + move
@@ -100,12 +100,7 @@ def point(
         # A gain that is lost in the rounding of the deviance is judged by the gradient alone.
         closer = gradient @ (s.B @ gradient) <= 0.25 * (s.gradient @ (s.B @ s.gradient))
         accept = sound & (s.first | enough | ((jnp.abs(fall) <= 1e-3) & closer))
-        change = gradient - s.gradient
-        curved = move @ change
-        update = accept & ~s.first & (curved > 1e-10 * jnp.abs(fall)) & (curved > 0)
-        rho = 1.0 / jnp.where(update, curved, 1.0)
-        V = jnp.eye(x.shape[0], dtype=x.dtype) - rho * jnp.outer(move, change)
-        B = jnp.where(update, V @ s.B @ V.T + rho * jnp.outer(move, move), s.B)
+        B = updated(s.B, move, s.gradient, gradient, accept & ~s.first)
         here = jnp.where(accept, x, s.x)
         here_gradient = jnp.where(accept, gradient, s.gradient)
         decrement = 0.5 * here_gradient @ (B @ here_gradient)
@@ -121,7 +116,9 @@ def point(
             gradient=here_gradient,
             slope=jnp.where(accept, slope, s.slope),
             B=B,
-            direction=jnp.where(accept, limited(B, here_gradient, here), s.direction),
+            direction=jnp.where(
+                accept, direction_from(B, here_gradient, here, natural), s.direction
+            ),
             fraction=jnp.where(accept, 1.0, shorter),
             first=s.first & ~accept,
             converged=accept & small,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -95,7 +96,10 @@ def _tick(description: str, stages: list[str], ended: threading.Event) -> None:
     """The thread of `clock`: the last of `stages` and the time, until `ended` is set."""
     if ended.wait(DELAY):
         return
-    bar = _bar_class()(
+    if in_notebook():
+        _tick_in_notebook(description, stages, ended)
+        return
+    bar = _Bar(
         desc=description,
         bar_format="{desc} {elapsed}",
         leave=False,
@@ -108,3 +112,20 @@ def _tick(description: str, stages: list[str], ended: threading.Event) -> None:
             bar.set_description_str(f"{description}: {stages[-1]}" if stages[-1] else description)
             if ended.wait(INTERVAL):
                 return
+
+
+def _tick_in_notebook(description: str, stages: list[str], ended: threading.Event) -> None:
+    """The clock as an output of its cell that is empty in the end: what is written to standard
+    error would stay in the notebook."""
+    from IPython.display import display
+
+    begin = time.monotonic() - DELAY
+    output = display({"text/plain": ""}, raw=True, display_id=True)
+    assert output is not None  # for a display_id there is a handle
+    while True:
+        seconds = int(time.monotonic() - begin)
+        text = ": ".join([description, stages[-1]] if stages[-1] else [description])
+        output.update({"text/plain": f"{text} {seconds // 60:02d}:{seconds % 60:02d}"}, raw=True)
+        if ended.wait(INTERVAL):
+            output.update({"text/plain": ""}, raw=True)
+            return

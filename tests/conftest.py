@@ -12,6 +12,9 @@ from pathlib import Path
 
 import jax
 import pytest
+from compiling import UNOPTIMISED
+
+from glmm_jax import runtime
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +25,8 @@ def pytest_configure() -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+    # What the analysts' layer compiles small programs with; a test runs them once or twice.
+    runtime.QUICK.update(UNOPTIMISED)
     # JAX keeps only programs that took a second; here many take a tenth of that.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

@@ -289,3 +289,20 @@ def test_predictions_are_exact_where_jax_computes_in_single_precision(
     found = fit.predict(new_data("cbpp"), "link", se=True)
     np.testing.assert_allclose(found["se"], known["conditional_link_se"], rtol=1e-6)
     assert found["fit"].dtype == np.float64
+
+
+def test_no_mean_or_limit_lies_outside_what_the_family_can_have() -> None:
+    draw = np.random.default_rng(3)
+    g = np.repeat(np.arange(15), 20)
+    x = draw.uniform(-1, 1, 300)
+    b = 0.2 * draw.normal(size=15)
+    y = draw.uniform(size=300) < np.exp(-1.2 + 0.4 * x + b[g])
+    fit = glmer("y ~ x + (1 | g)", {"y": y, "x": x, "g": g}, "bernoulli", "log")
+    new = pd.DataFrame({"x": [0.0, 2.5, 6.0], "g": [1, 1, 1]})
+    found = fit.predict(new, level=0.999, random="population")
+    eta = fit.predict(new, kind="link", level=0.999, random="population")
+    # The second has a mean below one and an upper limit above, the third is above one itself.
+    assert eta.loc[1, "fit"] < 0 < eta.loc[1, "upper"] and eta.loc[2, "fit"] > 0
+    assert found.loc[0].notna().all() and found["fit"].isna().tolist() == [False, False, True]
+    assert found["upper"].isna().tolist() == [False, True, True]
+    assert found["lower"].isna().tolist() == [False, False, bool(eta.loc[2, "lower"] > 0)]

@@ -283,3 +283,16 @@ def test_the_summary_is_a_record() -> None:
     assert isinstance(summary.coefficients, pd.DataFrame)
     assert summary.groups == (("herd", 15),)
     assert repr(summary) == str(summary)
+
+
+def test_a_correlation_that_the_data_do_not_determine_is_named() -> None:
+    # A row has one category, so no level has both columns: any correlation fits as well.
+    draw = np.random.default_rng(1)
+    n = 120
+    category = np.where(draw.uniform(size=n) < 0.5, "a", "b")
+    y = draw.poisson(np.exp(1.0 + 0.4 * draw.normal(size=n)))
+    data = pd.DataFrame({"y": y, "c": category, "row": np.arange(n)})
+    fit = glmer("y ~ 1 + (0 + c | row)", data, "poisson")
+    (sentence,) = fit.warnings
+    assert sentence.startswith("Not determined: the data say nothing about the correlation of c[a]")
+    assert fitted("cm4/lme4").warnings == ()

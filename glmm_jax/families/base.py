@@ -13,6 +13,7 @@ are no business of a family: the objective multiplies each row's log density by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,6 +57,7 @@ class Family:
     # Whether phi is nothing but a factor of the variance: Pearson residuals then leave it out.
     variance_scales: ClassVar[bool] = False
     canonical_link: ClassVar[str | None] = None
+    mean_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # closed
 
     def __init__(self, link: str | Link | None = None):
         chosen = self.default_link if link is None else links.get(link)

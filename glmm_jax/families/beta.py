@@ -41,6 +41,7 @@ class Beta(Family):
     default_link = links.Logit()
     allowed_links = ("logit", "probit", "cloglog", "loglog", "cauchit")
     has_dispersion = True
+    mean_range = (0.0, 1.0)
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None

@@ -47,6 +47,7 @@ class Binomial(Family):
     allowed_links = _ALLOWED_LINKS
     has_dispersion = False
     canonical_link = "logit"
+    mean_range = (0.0, 1.0)
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
@@ -122,6 +123,7 @@ class Bernoulli(Family):
     allowed_links = _ALLOWED_LINKS
     has_dispersion = False
     canonical_link = "logit"
+    mean_range = (0.0, 1.0)
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None

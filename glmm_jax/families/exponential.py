@@ -5,6 +5,7 @@ The gamma family with phi = 1, and the Weibull family with shape 1.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ class Exponential(Family):
     default_link = links.Log()
     allowed_links = ("log", "inverse", "identity")
     has_dispersion = False
+    mean_range = (0.0, math.inf)
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None

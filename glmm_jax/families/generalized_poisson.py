@@ -11,6 +11,7 @@ Conway-Maxwell-Poisson family.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ class GeneralizedPoisson(Family):
     default_link = links.Log()
     allowed_links = ("log", "sqrt", "identity")
     has_dispersion = True
+    mean_range = (0.0, math.inf)
     has_fisher = False
 
     def log_prob(

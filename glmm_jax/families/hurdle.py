@@ -21,10 +21,10 @@ from glmm_jax.families.truncated import Truncated
 from glmm_jax.families.zero_inflated import require_some_zeros
 from glmm_jax.families.zeros import (
     RESIDUALS,
-    require_counts,
     split,
     start_logit,
     weighted_mean,
+    wrap,
 )
 from glmm_jax.tails import logistic, softplus
 
@@ -43,15 +43,7 @@ class Hurdle(Family):
     inner: Family
 
     def __init__(self, inner: Family):
-        require_counts("Hurdle", inner)
-        put = object.__setattr__
-        put(self, "link", inner.link)
-        put(self, "inner", inner)
-        put(self, "name", f"hurdle {inner.name}")
-        put(self, "default_link", inner.default_link)
-        put(self, "allowed_links", inner.allowed_links)
-        put(self, "has_dispersion", inner.has_dispersion)
-        put(self, "has_fisher", inner.has_fisher)
+        wrap(self, inner, "hurdle")
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ without loss of digits: the terms that cancel there are cancelled by hand (`log_
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -44,6 +45,7 @@ class NegativeBinomial(Family):
     default_link = links.Log()
     allowed_links = ("log", "sqrt", "identity")
     has_dispersion = True
+    mean_range = (0.0, math.inf)
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
@@ -104,6 +106,7 @@ class NegativeBinomial1(Family):
     default_link = links.Log()
     allowed_links = ("log", "sqrt", "identity")
     has_dispersion = True
+    mean_range = (0.0, math.inf)
     has_fisher = False
 
     def log_prob(

@@ -5,6 +5,7 @@ The information about eta is mu'^2 / mu = mu' (log mu)', which does not underflo
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ class Poisson(Family):
     allowed_links = ("log", "sqrt", "identity")
     has_dispersion = False
     canonical_link = "log"
+    mean_range = (0.0, math.inf)
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None

@@ -19,7 +19,7 @@ from jax import Array
 from glmm_jax.families.base import Dispersion, Family, numeric, require
 from glmm_jax.families.counts import sample_by_summation
 from glmm_jax.families.poisson import Poisson
-from glmm_jax.families.zeros import RESIDUALS, log_positive, require_counts, zero_and_slope
+from glmm_jax.families.zeros import RESIDUALS, log_positive, wrap, zero_and_slope
 from glmm_jax.inversion import inverse_of
 
 
@@ -37,15 +37,7 @@ class Truncated(Family):
     inner: Family
 
     def __init__(self, inner: Family):
-        require_counts("Truncated", inner)
-        put = object.__setattr__
-        put(self, "link", inner.link)
-        put(self, "inner", inner)
-        put(self, "name", f"zero-truncated {inner.name}")
-        put(self, "default_link", inner.default_link)
-        put(self, "allowed_links", inner.allowed_links)
-        put(self, "has_dispersion", inner.has_dispersion)
-        put(self, "has_fisher", inner.has_fisher)
+        wrap(self, inner, "zero-truncated")
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -53,6 +53,7 @@ class Tweedie(Family):
     default_link = links.Log()
     allowed_links = ("log", "inverse", "identity")
     has_dispersion = True
+    mean_range = (0.0, math.inf)
 
     @property
     def parameters(self) -> tuple[str, ...]:

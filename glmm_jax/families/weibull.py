@@ -10,6 +10,7 @@ log Gamma(1 + 1 / phi). Shape 1 is the exponential distribution.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ class Weibull(Family):
     default_link = links.Log()
     allowed_links = ("log", "inverse", "identity")
     has_dispersion = True
+    mean_range = (0.0, math.inf)
 
     def log_prob(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None

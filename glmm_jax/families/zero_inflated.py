@@ -22,10 +22,10 @@ from glmm_jax.families.zeros import (
     RESIDUALS,
     log_sum,
     log_zero,
-    require_counts,
     split,
     start_logit,
     weighted_mean,
+    wrap,
     zero_and_slope,
 )
 from glmm_jax.tails import logistic, softplus
@@ -45,15 +45,7 @@ class ZeroInflated(Family):
     inner: Family
 
     def __init__(self, inner: Family):
-        require_counts("ZeroInflated", inner)
-        put = object.__setattr__
-        put(self, "link", inner.link)
-        put(self, "inner", inner)
-        put(self, "name", f"zero-inflated {inner.name}")
-        put(self, "default_link", inner.default_link)
-        put(self, "allowed_links", inner.allowed_links)
-        put(self, "has_dispersion", inner.has_dispersion)
-        put(self, "has_fisher", inner.has_fisher)
+        wrap(self, inner, "zero-inflated")
 
     @property
     def parameters(self) -> tuple[str, ...]:

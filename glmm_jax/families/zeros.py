@@ -18,6 +18,7 @@ for an absolute error of about 1e-15: there 1 - f(0) is held from below at 1e-14
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -36,6 +37,14 @@ from glmm_jax.families.negative_binomial import NegativeBinomial, NegativeBinomi
 from glmm_jax.families.poisson import Poisson
 from glmm_jax.tails import elementwise_derivative, log_one_minus_exp_neg_exp, softplus
 
+_TAKEN_OVER = (
+    "link",
+    "default_link",
+    "allowed_links",
+    "has_dispersion",
+    "has_fisher",
+    "mean_range",
+)
 RESIDUALS = "use response, Pearson or quantile residuals"
 
 # An exponent of log f(0) below which f(0) and what is multiplied by it are exactly zero.
@@ -128,8 +137,21 @@ def split(family: Family, dispersion: Dispersion) -> tuple[Dispersion, Array]:
     return as_dispersion(values[:-1]), values[-1]
 
 
-def require_counts(wrapper: str, inner: Any) -> None:
-    """Raise a ValueError unless `inner` is a family of counts 0, 1, 2, ..., not itself wrapped."""
+def wrap(wrapper: Family, inner: Any, prefix: str) -> None:
+    """Give the wrapper its inner family, and what it takes over from that.
+
+    Raises:
+        ValueError: inner is no family of counts 0, 1, 2, ..., or is itself wrapped.
+    """
+    _require_counts(type(wrapper).__name__, inner)
+    put = partial(object.__setattr__, wrapper)
+    put("inner", inner)
+    put("name", f"{prefix} {inner.name}")
+    for name in _TAKEN_OVER:
+        put(name, getattr(inner, name))
+
+
+def _require_counts(wrapper: str, inner: Any) -> None:
     if not isinstance(inner, Family):
         raise ValueError(
             f"inner={inner!r} is not a family; write families.{wrapper}(families.Poisson()), or "

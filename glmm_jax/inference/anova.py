@@ -46,9 +46,7 @@ class AnovaTable:
         lines = ["Models:", *(f"{name}: {text}" for name, text in self.formulas.items())]
         cells = self._cells()
         marks = [j for j, title in enumerate(cells[0]) if not title]
-        lines += digits.aligned(cells, left=marks)
-        if any(digits.stars(p) for name in self._tested() for p in self.frame[name]):
-            lines += ["---", digits.LEGEND]
+        lines += digits.starred(cells, marks, self.frame[self._tested()].to_numpy().ravel())
         lines += notes_text(self.notes)
         return "\n".join(lines)
 

@@ -67,7 +67,6 @@ def bootstrap(
             flat[rows], status[rows] = part.flat[:count], part.status[:count]
             singular[rows] = part.singular[:count]
             bar.update(count)
-        estimate = np.asarray(flatten(jax.tree.map(jnp.asarray, fit.estimate.params)))
     failed = status != Status.CONVERGED
     flat[failed] = np.nan
     replicate = pd.RangeIndex(1, n + 1, name="replicate")
@@ -78,7 +77,9 @@ def bootstrap(
         theta=pd.DataFrame(flat[:, p : p + len(thetas)], replicate, thetas),
         status=status,
         is_singular=singular & ~failed,
-        original=pd.Series(parameter_names.values(fit, estimate), names, name="estimate"),
+        original=pd.Series(
+            parameter_names.values(fit, parameter_names.flat(fit)), names, name="estimate"
+        ),
         seed=int(seed),
         random=random,
         weighted=_weighted(fit),

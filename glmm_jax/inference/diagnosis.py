@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glmm_jax.inference.varcorr import covariance_terms, triangles
+from glmm_jax.inference.varcorr import covariance_terms, triangles, varcorr
 from glmm_jax.objective import marginal
 from glmm_jax.status import Status
 
@@ -22,6 +22,7 @@ FEW_ROWS = 10
 SPURIOUS_SD = 5.0
 LATENT_LINKS = ("logit", "probit", "cloglog", "loglog")
 ENOUGH_NODES = 11
+RANGE = 2.0  # of a correlation: a standard error beyond it leaves every value possible
 
 
 def outcome(fit: Fit) -> str:
@@ -52,6 +53,7 @@ def warnings(fit: Fit) -> tuple[str, ...]:
         )
     if fit.status is not Status.SEPARATION:
         found += _flat_directions(fit)
+        found += _undetermined(fit)
         found += _approximation(fit)
     if fit.model.priors:
         found.append(
@@ -157,4 +159,18 @@ def _flat_directions(fit: Fit) -> list[str]:
     return [
         "Nearly flat: the likelihood hardly changes along a combination of "
         f"{', '.join(names)}; their standard errors cannot be trusted."
+    ]
+
+
+def _undetermined(fit: Fit) -> list[str]:
+    """Correlations about which the data say nothing: a single flat parameter, which the scaled
+    eigenvalues do not show."""
+    table = varcorr(fit)
+    unknown = table[table["name2"].notna() & (table["se"] > RANGE)]
+    columns = (unknown[name] for name in ("group", "name1", "name2", "se"))
+    return [
+        f"Not determined: the data say nothing about the correlation of {first} and {second} by "
+        f"{group} (standard error {se:.2g}, and it lies between -1 and 1); take the columns as "
+        "independent terms or leave one out."
+        for group, first, second, se in zip(*columns, strict=True)
     ]

@@ -108,6 +108,12 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[s
     return lines
 
 
+def starred(rows: Sequence[Sequence[str]], left: Sequence[int], p: Iterable[float]) -> list[str]:
+    """`aligned`, and the legend of the stars if any of the p-values has one."""
+    lines = aligned(rows, left)
+    return [*lines, "---", LEGEND] if any(stars(value) for value in p) else lines
+
+
 def abbreviate(names: Sequence[str], length: int = 6) -> list[str]:
     """Names of at most about `length` characters, kept distinct, as R's abbreviate makes them."""
     out: list[str] = []

@@ -14,6 +14,7 @@ from glmm_jax.formula.fixed import containing, separable, term_columns, without
 from glmm_jax.formula.frame import Frame, build_frame
 from glmm_jax.formula.rank import independent_columns
 from glmm_jax.inference import digits
+from glmm_jax.inference.anova import SLACK
 from glmm_jax.inference.layout import html_table
 from glmm_jax.inference.notes import notes_html, notes_text
 from glmm_jax.priors import penalty
@@ -22,9 +23,6 @@ from glmm_jax.status import Status
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
-
-# Optima are found to about 1e-6; a deviance that falls by more with a term less is no rounding.
-SLACK = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +40,7 @@ class Deletions:
 
     def __str__(self) -> str:
         lines = ["Single term deletions", "", "Model:", self.formula]
-        lines += digits.aligned(self._cells(), left=(0, 5))
-        if any(digits.stars(p) for p in self.frame["Pr(Chi)"]):
-            lines += ["---", digits.LEGEND]
+        lines += digits.starred(self._cells(), (0, 5), self.frame["Pr(Chi)"])
         lines += notes_text(self.notes)
         return "\n".join(lines)
 

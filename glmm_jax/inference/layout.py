@@ -166,10 +166,7 @@ def _fixed(frame: pd.DataFrame) -> Table:
 def _fixed_text(frame: pd.DataFrame) -> list[str]:
     if not len(frame):
         return ["  (none)"]
-    lines = digits.aligned(_fixed(frame), left=(0, 5))
-    if any(digits.stars(value) for value in frame.iloc[:, 3]):
-        lines += ["---", digits.LEGEND]
-    return lines
+    return digits.starred(_fixed(frame), (0, 5), frame.iloc[:, 3])
 
 
 def _correlation(R: pd.DataFrame) -> Table:

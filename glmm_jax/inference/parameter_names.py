@@ -19,6 +19,8 @@ import numpy as np
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.covariance import Full
 from glmm_jax.families.gaussian import Gaussian
+from glmm_jax.model import flatten
+from glmm_jax.runtime import engine
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -111,6 +113,12 @@ def pairs(k: int) -> list[tuple[int, int]]:
     """Rows and columns (i, j), i > j, of the correlations of a block of k columns, in order."""
     i, j = np.tril_indices(k, -1)
     return list(zip(i.tolist(), j.tolist(), strict=True))
+
+
+def flat(fit: Fit) -> np.ndarray:
+    """The estimate as one vector (beta, theta, log phi), (P,)."""
+    with engine():
+        return np.asarray(flatten(jax.tree.map(jnp.asarray, fit.estimate.params)))
 
 
 def values(fit: Fit, flat: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
-from glmm_jax.build import bucket
+from glmm_jax.build import bucket, padded
 from glmm_jax.families.base import Family, as_dispersion
 from glmm_jax.formula.frame import Frame
 from glmm_jax.formula.newdata import NewFrame, new_frame
@@ -23,7 +23,7 @@ from glmm_jax.inference.parameter_rows import (
     row_parameters,
 )
 from glmm_jax.inference.parameter_rows import columns as parameter_columns
-from glmm_jax.inference.ranef import modes
+from glmm_jax.inference.residuals import linear_predictor
 from glmm_jax.inference.uncertainty import linear_predictor_variance
 from glmm_jax.links import Link
 from glmm_jax.runtime import engine, run
@@ -71,7 +71,8 @@ def predict(
     level : of confidence intervals, 0.95 say; None for none. Limits are computed on the link scale
         and mapped (for ordered categories, whose mean is a score, they are symmetric). Where the
         link is not one-to-one over the interval ("sqrt" and "inverse", with eta = 0 inside it)
-        there are none: NaN.
+        there are none: NaN. So is any mean or limit that the family cannot have, a probability
+        above one from the log link, say.
     offset : column of newdata or an array; needed if the model was fitted with an array as offset=.
     allow_new_levels : whether newdata may have levels of grouping factors that were not in the fit
         (or are missing). Their random effects are zero and, with random="conditional", their prior
@@ -154,7 +155,8 @@ def _dependent_mean(
     eta = linear_predictor(fit, rows, conditional)
     values = row_parameters(fit, rows)
     mu, slope, partial_slopes = _mean_gradient(fit.family, eta, values)
-    columns = {"fit": mu}
+    valid = _valid(fit.family, mu)
+    columns = {"fit": np.where(valid, mu, np.nan)}
     if not se and level is None:
         return columns
     made = matrices(fit, rows)
@@ -162,7 +164,7 @@ def _dependent_mean(
     others = np.column_stack(parts) if parts else None
     blocks = rows.blocks if conditional else ()
     error = np.sqrt(linear_predictor_variance(fit, rows.X, blocks, slope, others))
-    columns["se"] = error
+    columns["se"] = np.where(valid, error, np.nan)
     if level is not None:
         half = _quantile(level) * error
         columns["lower"], columns["upper"] = _mapped(fit.family, mu, half)
@@ -187,16 +189,6 @@ def _quantile(level: float) -> float:
     return float(-scipy.special.ndtri((1.0 - level) / 2.0))
 
 
-def linear_predictor(fit: Fit, rows: Frame | NewFrame, conditional: bool = True) -> np.ndarray:
-    """eta = X beta + offset and, if conditional, Z b (0 for levels not in the fit), (rows,)."""
-    eta = rows.X @ np.asarray(fit.estimate.params.beta) + rows.offset
-    if conditional:
-        for block, b in zip(rows.blocks, modes(fit), strict=True):
-            seen = block.index >= 0
-            eta[seen] += np.sum(block.Z[seen] * b[block.index[seen]], axis=1)
-    return eta
-
-
 def _check(
     newdata: pd.DataFrame | None, kind: str, random: str, level: float | None, offset: Any
 ) -> None:
@@ -218,15 +210,23 @@ def _on_response_scale(family: Family, columns: dict[str, np.ndarray]) -> dict[s
     eta = columns["fit"]
     mu, slope = _means(family.link, eta)
     out = {"fit": mu}
+    valid = _valid(family, mu)
+    out["fit"] = np.where(valid, mu, np.nan)
     if "se" in columns:
-        out["se"] = slope * columns["se"]
+        out["se"] = np.where(valid, slope * columns["se"], np.nan)
     if "lower" in columns:
         lower, upper = columns["lower"], columns["upper"]
         limits = np.sort([_means(family.link, lower)[0], _means(family.link, upper)[0]], axis=0)
         if family.link.name in TWO_SIDED:
             limits[:, (lower <= 0) & (upper >= 0)] = np.nan
-        out["lower"], out["upper"] = limits
+        out["lower"], out["upper"] = np.where(_valid(family, limits), limits, np.nan)
     return out
+
+
+def _valid(family: Family, mu: np.ndarray) -> np.ndarray:
+    """Whether each is a mean that the family can have: some links give others too."""
+    low, high = family.mean_range
+    return (mu >= low) & (mu <= high)
 
 
 def _means(link: Link, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +235,7 @@ def _means(link: Link, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if n == 0:
         return eta, eta
     with engine():
-        found = run(_mean_and_slope, _padded(eta), link=link)
+        found = run(_mean_and_slope, padded(eta, bucket(n)), link=link)
     mu, slope = (np.array(part)[:n] for part in found)
     return mu, slope
 
@@ -247,17 +247,11 @@ def _mean_gradient(
     n = len(eta)
     if n == 0:
         return eta, eta, [eta] * len(values)
-    parts = [_padded(part) for part in values.values()]
+    size = bucket(n)
+    parts = [padded(part, size) for part in values.values()]
     with engine():
-        mu, slope, others = run(_mean_and_gradient, _padded(eta), parts, family=family)
+        mu, slope, others = run(_mean_and_gradient, padded(eta, size), parts, family=family)
     return np.array(mu)[:n], np.array(slope)[:n], [np.array(one)[:n] for one in others]
-
-
-def _padded(values: np.ndarray) -> np.ndarray:
-    """Padded by copies of the first row, so that one program serves data of similar size."""
-    padded = np.full(bucket(len(values)), values[0])
-    padded[: len(values)] = values
-    return padded
 
 
 @partial(jax.jit, static_argnames=("link",))

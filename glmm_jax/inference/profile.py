@@ -76,7 +76,7 @@ def profile(
     cutoff = float(np.sqrt(-2.0 * np.log1p(-level))) if joint else float(quantile)
     usual = -scipy.special.ndtri(0.025)
     limits = sorted({float(q) for q in (quantile, usual) if q <= cutoff})
-    flat = _flat(fit)
+    flat = parameter_names.flat(fit)
     estimates = pd.Series(parameter_names.values(fit, flat), names)
     undefined = [name for name in chosen if not np.isfinite(estimates[name])]
     wanted = [names.index(name) for name in chosen if name not in undefined]
@@ -149,12 +149,6 @@ class _Profiles:
             )  # fmt: skip
 
         return solve
-
-
-def _flat(fit: Fit) -> np.ndarray:
-    params = fit.estimate.params
-    log_phi = [] if params.dispersion is None else np.atleast_1d(np.asarray(params.dispersion))
-    return np.concatenate([np.asarray(params.beta), np.asarray(params.theta), log_phi])
 
 
 def _check_fit(fit: Fit) -> None:

@@ -11,7 +11,10 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
+from glmm_jax.build import padded
 from glmm_jax.families.base import Dispersion, is_integer
+from glmm_jax.formula.frame import Frame
+from glmm_jax.formula.newdata import NewFrame
 from glmm_jax.inference import quantile, simulate
 from glmm_jax.inference.ranef import modes
 from glmm_jax.model import Model, Params, row_dispersion
@@ -23,12 +26,19 @@ if TYPE_CHECKING:
 KINDS = ("response", "pearson", "deviance", "working", "quantile")
 
 
-def linear_predictor(fit: Fit) -> np.ndarray:
-    """eta = X beta + Z b + offset, (n,), at the conditional modes b."""
-    frame = fit.frame
-    eta = frame.X @ np.asarray(fit.estimate.params.beta) + frame.offset
-    for block, b in zip(frame.blocks, modes(fit), strict=True):
-        eta += np.sum(block.Z * b[block.index], axis=1)
+def linear_predictor(
+    fit: Fit, rows: Frame | NewFrame | None = None, conditional: bool = True
+) -> np.ndarray:
+    """eta = X beta + offset and, if conditional, Z b (0 for levels not in the fit), (rows,).
+
+    `rows` are new ones, or by default those of the fit.
+    """
+    rows = fit.frame if rows is None else rows
+    eta = rows.X @ np.asarray(fit.estimate.params.beta) + rows.offset
+    if conditional:
+        for block, b in zip(rows.blocks, modes(fit), strict=True):
+            seen = block.index >= 0
+            eta[seen] += np.sum(block.Z[seen] * b[block.index[seen]], axis=1)
     return eta
 
 
@@ -141,11 +151,8 @@ def _moment(fit: Fit, what: str) -> np.ndarray:
 
 
 def _padded(fit: Fit) -> np.ndarray:
-    """eta in the padded length of the model: one compiled program serves data of similar size."""
-    eta = linear_predictor(fit)
-    padded = np.full(fit.model.n, eta[0])
-    padded[: len(eta)] = eta
-    return padded
+    """eta in the padded length of the model."""
+    return padded(linear_predictor(fit), fit.model.n)
 
 
 @partial(jax.jit, static_argnames=("what", "at_one"))

@@ -39,9 +39,7 @@ class TermTests:
 
     def __str__(self) -> str:
         lines = [self._title(), "", f"Response: {self.response}"]
-        lines += digits.aligned(self._cells(), left=(0, 4))
-        if any(digits.stars(p) for p in self.frame["Pr(>Chisq)"]):
-            lines += ["---", digits.LEGEND]
+        lines += digits.starred(self._cells(), (0, 4), self.frame["Pr(>Chisq)"])
         lines += notes_text(self.notes)
         return "\n".join(lines)
 

@@ -100,6 +100,29 @@ class _Round(NamedTuple):
     hessians: jax.Array
 
 
+def direction_from(
+    B: jax.Array, gradient: jax.Array, x: jax.Array, natural: jax.Array | float
+) -> jax.Array:
+    """-B gradient, (P,), shortened so that no parameter moves by more than `LARGEST_MOVE` of its
+    size, or of its natural one if that is more."""
+    d = -B @ gradient
+    excess = jnp.max(jnp.abs(d) / (LARGEST_MOVE * jnp.maximum(natural, jnp.abs(x))))
+    return d / jnp.maximum(1.0, excess)
+
+
+def updated(
+    B: jax.Array, move: jax.Array, before: jax.Array, after: jax.Array, wanted: jax.Array
+) -> jax.Array:
+    """The inverse Hessian B, (P, P), after a BFGS update; B itself unless the update is `wanted`
+    and the gradients `before` and `after` the move show a positive curvature along it."""
+    change = after - before
+    curved = move @ change
+    update = wanted & (curved > 1e-10 * jnp.abs(move @ before)) & (curved > 0)
+    rho = 1.0 / jnp.where(update, curved, 1.0)
+    V = jnp.eye(move.shape[0], dtype=move.dtype) - rho * jnp.outer(move, change)
+    return jnp.where(update, V @ B @ V.T + rho * jnp.outer(move, move), B)
+
+
 def minimise(
     objective: Objective,
     hessian: Callable[[jax.Array, Any], jax.Array],
@@ -127,11 +150,6 @@ def minimise(
     # Differences of the deviance below its rounding error are not to be judged.
     slack = 50 * eps
 
-    def direction_from(B: jax.Array, gradient: jax.Array, x: jax.Array) -> jax.Array:
-        d = -B @ gradient
-        excess = jnp.max(jnp.abs(d) / (LARGEST_MOVE * jnp.maximum(1.0, jnp.abs(x))))
-        return d / jnp.maximum(1.0, excess)
-
     def trip(s: _Search, tolerance: jax.Array) -> _Search:
         move = s.fraction * s.direction
         x = s.x + move
@@ -146,12 +164,7 @@ def minimise(
         closer = gradient @ (s.B @ gradient) <= 0.25 * (s.gradient @ (s.B @ s.gradient))
         lost = jnp.abs(predicted) <= slack * jnp.abs(s.value)
         accept = sound & (first | enough | (tiny & (closer | lost)))
-        change = gradient - s.gradient
-        curved = move @ change
-        update = accept & ~first & (curved > 1e-10 * jnp.abs(move @ s.gradient)) & (curved > 0)
-        rho = 1.0 / jnp.where(update, curved, 1.0)
-        V = jnp.eye(x.shape[0], dtype=x.dtype) - rho * jnp.outer(move, change)
-        B = jnp.where(update, V @ s.B @ V.T + rho * jnp.outer(move, move), s.B)
+        B = updated(s.B, move, s.gradient, gradient, accept & ~first)
         here = jnp.where(accept, x, s.x)
         here_gradient = jnp.where(accept, gradient, s.gradient)
         decrement = 0.5 * here_gradient @ (B @ here_gradient)
@@ -168,7 +181,7 @@ def minimise(
             value=jnp.where(accept, value, s.value),
             gradient=here_gradient,
             B=B,
-            direction=jnp.where(accept, direction_from(B, here_gradient, here), s.direction),
+            direction=jnp.where(accept, direction_from(B, here_gradient, here, 1.0), s.direction),
             bend=jnp.where(accept, 0.0, s.bend),
             fraction=jnp.where(accept, 1.0, shorter),
             accepted=accepted,
@@ -207,7 +220,7 @@ def minimise(
         # Along negative curvature the gradient may vanish: a unit step, downhill if either way is.
         v = vectors[:, 0] * jnp.where(vectors[:, 0] @ s.gradient > 0, -1.0, 1.0)
         escape = sound & ~minimum & (decrement <= 1e-3 * jnp.maximum(1.0, jnp.abs(smallest)))
-        direction = jnp.where(escape, v, direction_from(B, s.gradient, s.x))
+        direction = jnp.where(escape, v, direction_from(B, s.gradient, s.x, 1.0))
         # A search that stalled from a fresh Hessian will stall again.
         gave_up = ~moved & (~sound | (s.stalled & (s.accepted == 0) & (r.hessians > 0)))
         flip = jnp.where(turned * s.x < 0, -1.0, 1.0)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from glmm_jax.build import bucket
+from glmm_jax.build import bucket, padded
 from glmm_jax.families.base import Dispersion, Family
 from glmm_jax.inference.residuals import linear_predictor
 from glmm_jax.inference.varcorr import triangles
@@ -140,12 +140,15 @@ def _spherical(fit: Fit, i: int) -> np.ndarray:
 def _information(fit: Fit, eta: np.ndarray) -> np.ndarray:
     """w_i times the information about eta that the fit's Laplace determinant uses, (n,)."""
     model, n = fit.model, fit.nobs
-    padded = np.full(model.n, eta[0])
-    padded[:n] = eta
     with engine():
         dispersion = row_dispersion(fit.estimate.params, model)
         found = _curvature(
-            fit.family, fit.curvature == "observed", model.y, padded, dispersion, model.size
+            fit.family,
+            fit.curvature == "observed",
+            model.y,
+            padded(eta, model.n),
+            dispersion,
+            model.size,
         )
     return (np.asarray(model.weights) * np.asarray(found))[:n]
 

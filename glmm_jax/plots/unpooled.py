@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from glmm_jax.build import padded
 from glmm_jax.families.base import Dispersion, Family
 from glmm_jax.inference.residuals import linear_predictor
 from glmm_jax.model import row_dispersion
@@ -89,12 +90,9 @@ def _derivatives(
     """Log-likelihood of each level, its gradient and expected information in b."""
     model, n = fit.model, fit.nobs
     eta = offset + np.sum(Z * b[index], axis=1)
-    # The padded length of the model: one compiled program serves data of similar size.
-    padded = np.full(model.n, eta[0])
-    padded[:n] = eta
     with engine():
         phi = row_dispersion(fit.estimate.params, model)
-        found = _rows(fit.family, model.y, padded, phi, model.size)
+        found = _rows(fit.family, model.y, padded(eta, model.n), phi, model.size)
     weights = np.asarray(model.weights)[:n]
     value, score, information = (weights * np.asarray(part)[:n] for part in found)
     levels, k = b.shape
