@@ -63,7 +63,8 @@ def build_model(
     weights, offset, trials : names of columns or arrays (n,), see `glmer`.
     curvature : "expected" (lme4) or "observed" (TMB) weights inside log|L|^2; None for "expected"
         where the family knows its expected information, else "observed".
-    dispersion, zero_inflation : one-sided formulas, "~ x", for log(phi) and logit(zero).
+    dispersion, zero_inflation : one-sided formulas, "~ x", for log(phi) and logit(zero); with the
+        latter a count family becomes its zero-inflated version.
     priors : penalties added to the deviance, see `priors`.
     na_action : "drop" rows with missing values, or "raise".
 
@@ -71,6 +72,9 @@ def build_model(
     ------
     ValueError : anything wrong with the input; the message names the argument and the remedy.
     """
+    chosen = families.get(family, link)
+    if zero_inflation is not None:
+        chosen = families.with_zeros(chosen)
     frame = build_frame(
         formula,
         data,
@@ -80,9 +84,16 @@ def build_model(
         na_action=na_action,
         dispersion=dispersion,
         zero_inflation=zero_inflation,
+        absorbed=absorbs(chosen),
     )
-    chosen = families.get(family, link)
+    if absorbs(chosen):
+        chosen = chosen.matched(frame.y)  # type: ignore[attr-defined]
     return place(frame, chosen, curvature, priors=priors)[0]
+
+
+def absorbs(family: Family) -> bool:
+    """Whether the family has thresholds that take the place of the intercept."""
+    return getattr(family, "absorbs_intercept", False)
 
 
 def bucket(size: int) -> int:

@@ -142,7 +142,7 @@ def _differentiable(found: Estimate, model: Model) -> Estimate:
 
     flat = implicit.root(_given, residual, solve, model, flatten(found.params))
     params = unflatten(flat, model)
-    u = pirls.conditional_mode(params, model, found.u, solved=True)
+    u = pirls.mode_from(params, model, found.u, solved=True)
     deviance = _known_deviance(nagq, found.deviance, params, model, u)
     return replace(found, params=params, u=u, deviance=deviance)
 

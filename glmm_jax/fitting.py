@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax import families
-from glmm_jax.build import Placement, place
+from glmm_jax.build import Placement, absorbs, place
 from glmm_jax.estimate import MAX_STEPS, Estimate, checked, program
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame, build_frame
@@ -70,11 +70,6 @@ class Fitted(NamedTuple):
     model: Model
     placement: Placement
     estimate: Estimate
-
-
-def absorbs(family: Family) -> bool:
-    """Whether the family has thresholds that take the place of the intercept."""
-    return getattr(family, "absorbs_intercept", False)
 
 
 def prepared(formula: Any, family: Family, call: Call) -> tuple[Frame, Family, Call]:

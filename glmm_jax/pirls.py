@@ -221,8 +221,19 @@ def conditional_mode(
     start = jnp.zeros(model.q, model.y.dtype) if guess is None else guess
     if jnp.shape(start) != (model.q,):
         raise ValueError(f"guess has shape {jnp.shape(start)}; this model needs {(model.q,)}")
+    return _compiled_mode(params, model, start, solved=solved)
+
+
+def mode_from(
+    params: Params, model: Model, guess: jax.Array, solved: bool = False
+) -> jax.Array:
+    """`conditional_mode` for use inside a program: nothing is checked or compiled by itself."""
     find = _given if solved else _find
-    return implicit.root(find, _residual, _solve, (params, model), start)
+    return implicit.root(find, _residual, _solve, (params, model), guess)
+
+
+# A loop outside a program is compiled at every call: one program serves a model and its like.
+_compiled_mode = jax.jit(mode_from, static_argnames="solved")
 
 
 def _given(arguments: tuple[Params, Model], guess: Any) -> Any:

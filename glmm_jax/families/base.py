@@ -28,6 +28,9 @@ from glmm_jax.tails import elementwise_derivative
 
 Dispersion = Array | Sequence[Array] | None
 
+# Part of the rows that the random effects leave over at least, for a starting value.
+LEAST_FREEDOM = 1e-3
+
 # A count computed as proportion * trials is an integer only up to rounding.
 _INTEGER_TOLERANCE = 1e-8
 
@@ -131,8 +134,12 @@ class Family:
         if not self.has_dispersion:
             return ()
         total = jnp.sum(weights * self.unit_deviance(y, mu, size))
-        freedom = jnp.sum(weights) - lost
-        return (jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny) / freedom),)
+        rows = jnp.sum(weights)
+        # Weights far below one may sum to less than the random effects take.
+        mean = total / jnp.maximum(rows - lost, LEAST_FREEDOM * rows)
+        # Means that fit exactly have a deviance of zero, which has no logarithm; a number below
+        # `tiny` would count as zero in a compiled program.
+        return (jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny)),)
 
     def start_mean(self, y: Array, size: Array | None = None) -> Array:
         """A mean inside the range of the link, near y, to start iterations from, (n,)."""

@@ -85,7 +85,8 @@ class Frame:
         response_name: left side as normalised text.
         y: (n,) response; 0 and 1 for two levels; successes where there are trials.
         trials: (n,) or None.
-        response_levels: (failure, success) when y came from a factor, strings or truth values.
+        response_levels: (failure, success) when y came from a factor, strings or truth values; of
+            ordered categories their names, lowest first.
         X: (n, p) fixed-effects model matrix of full column rank, in R's column order.
         X_names: the p names, patsy's: `Intercept`, `urban[T.Y]`, `age:ch[T.Y]`, `I(age ** 2)`.
         dropped_columns: names of the columns left out because of rank deficiency.
@@ -104,7 +105,7 @@ class Frame:
     response_name: str
     y: np.ndarray
     trials: np.ndarray | None
-    response_levels: tuple[str, str] | None
+    response_levels: tuple[str, ...] | None
     X: np.ndarray
     X_names: tuple[str, ...]
     dropped_columns: tuple[str, ...]

@@ -11,11 +11,12 @@ from glmm_jax.formula.columns import Factor, Value
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """y (n,) float64; `trials` (n,) and (failure, success) `levels` where there are any."""
+    """y (n,) float64; `trials` (n,) and `levels` where there are any: (failure, success), or the
+    names of ordered categories."""
 
     y: np.ndarray
     trials: np.ndarray | None = None
-    levels: tuple[str, str] | None = None
+    levels: tuple[str, ...] | None = None
 
 
 def two_levels(factor: Factor, name: str) -> Response:
@@ -56,7 +57,8 @@ def ordered(value: Value, name: str) -> Response:
             f"response: {name!r} is categorical without an order ({shown}); make it ordered, "
             "pd.Categorical(..., categories=[...], ordered=True), lowest first"
         )
-    return Response(value.used().codes.astype(np.float64))
+    used = value.used()
+    return Response(used.codes.astype(np.float64), None, used.labels)
 
 
 def plain(value: Value, name: str) -> Response:

@@ -118,12 +118,18 @@ def as_path(path: Any) -> str:
     """The path as text, as it was given: no suffix is added.
 
     Raises:
-        ValueError: neither a string nor a path object.
+        ValueError: neither a string nor a path object, empty, or a folder.
     """
     # An integer would name an open file of the process.
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"path={path!r}; give the name of a file, such as 'cm3.npz'")
-    return os.fsdecode(path)
+    name = os.fsdecode(path)
+    if os.path.isdir(name) or not name:
+        raise ValueError(
+            f"path={name!r} is a folder, or empty; give the name of a file, such as "
+            f"{os.path.join(name, 'cm3.npz')!r}"
+        )
+    return name
 
 
 def _members(file: Any) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from glmm_jax.inference import parameter_names
 from glmm_jax.inference.varcorr import covariance_terms, triangles, varcorr
 from glmm_jax.objective import marginal
 from glmm_jax.status import Status
@@ -23,6 +24,15 @@ SPURIOUS_SD = 5.0
 LATENT_LINKS = ("logit", "probit", "cloglog", "loglog")
 ENOUGH_NODES = 11
 RANGE = 2.0  # of a correlation: a standard error beyond it leaves every value possible
+# On a log or logit scale: a parameter with such a standard error may be anything.
+UNKNOWN, FAR = 10.0, 8.0
+# Families of which another is the limit: parameter, sign of the infinity it runs to, the other.
+LIMITS = {
+    "negative binomial": ("log(phi)", 1, "poisson"),
+    "negative binomial 1": ("log(phi)", -1, "poisson"),
+    "beta-binomial": ("log(phi)", 1, "binomial"),
+    "student t": ("log(df)", 1, "gaussian"),
+}
 
 
 def outcome(fit: Fit) -> str:
@@ -54,6 +64,7 @@ def warnings(fit: Fit) -> tuple[str, ...]:
     if fit.status is not Status.SEPARATION:
         found += _flat_directions(fit)
         found += _undetermined(fit)
+        found += _at_limits(fit)
         found += _approximation(fit)
     if fit.model.priors:
         found.append(
@@ -174,3 +185,26 @@ def _undetermined(fit: Fit) -> list[str]:
         "independent terms or leave one out."
         for group, first, second, se in zip(*columns, strict=True)
     ]
+
+
+def _at_limits(fit: Fit) -> list[str]:
+    """Parameters of the family that ran to where it is a simpler one, or that nothing is known of."""
+    errors = parameter_names.dispersion_errors(fit)
+    out = []
+    for (name, value), error in zip(fit.dispersion_params.items(), errors, strict=True):
+        flat = error > UNKNOWN or (abs(value) > FAR and not error > 0)
+        if name not in fit.family.parameters or not flat:  # a coefficient of a model of it
+            continue
+        inner = getattr(fit.family, "inner", fit.family).name
+        parameter, sign, plainer = LIMITS.get(inner, ("", 0, ""))
+        if name == parameter and np.sign(value) == sign:
+            why = (
+                f"{plainer} responses, the limit of {inner} ones, fit as well. Take the simpler "
+                "family"
+            )
+        elif name == "logit(zero)" and value < 0:
+            why = "a probability of zero fits as well. Leave the excess zeros out"
+        else:
+            why = "other values fit as well. Take a simpler family"
+        out.append(f"Not determined: {name} is {value:.3g}, standard error {error:.2g}; {why}.")
+    return out

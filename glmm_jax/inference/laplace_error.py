@@ -14,7 +14,7 @@ import pandas as pd
 from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective import importance, quadrature
 from glmm_jax.objective.marginal import at_mode
-from glmm_jax.pirls import conditional_mode
+from glmm_jax.pirls import mode_from
 from glmm_jax.runtime import engine, run
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _difference_gradient(params: Params, model: Model, u: jax.Array, *, nagq: in
 
     def difference(flat: jax.Array) -> jax.Array:
         there = unflatten(flat, plain)
-        mode = conditional_mode(there, plain, u, True)
+        mode = mode_from(there, plain, u, True)
         return at_mode(there, plain, mode, nagq) - at_mode(there, plain, mode, 1)
 
     return jax.grad(difference)(flatten(params))

@@ -15,6 +15,7 @@ from glmm_jax.build import bucket, padded
 from glmm_jax.families.base import Family, as_dispersion
 from glmm_jax.formula.frame import Frame
 from glmm_jax.formula.newdata import NewFrame, new_frame
+from glmm_jax.inference.categories import probabilities
 from glmm_jax.inference.levels import check_level
 from glmm_jax.inference.parameter_rows import (
     ZERO,
@@ -31,7 +32,7 @@ from glmm_jax.runtime import engine, run
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
 
-KINDS = ("response", "link", "zero")
+KINDS = ("response", "link", "zero", "category")
 RANDOM = ("conditional", "population")
 # Links whose inverse is one-to-one on either side of eta = 0 only.
 TWO_SIDED = ("sqrt", "inverse")
@@ -61,7 +62,8 @@ def predict(
         predicts the rows used in the fit.
     kind : "response", the mean (a probability where the response counts successes; for a
         zero-inflated or hurdle family with the zeros, (1 - pi) mu); "link", eta; "zero", the
-        probability of an excess zero, pi (for a hurdle family of a zero).
+        probability of an excess zero, pi (for a hurdle family of a zero); "category", the
+        probability of each ordered category, a column each (without standard errors).
     random : "conditional", with the conditional modes b of the levels in newdata; "population",
         with b = 0, so that grouping columns are not needed. On the response scale the latter is the
         mean of a level in the middle, not the average over levels. For both, Var(eta) as above;
@@ -81,15 +83,17 @@ def predict(
     Returns
     -------
     A Series "fit" with newdata's index; with `se` or `level` a data frame with the columns fit, se
-    and, with `level`, lower and upper.
+    and, with `level`, lower and upper. For kind="category" a data frame with the names of the
+    categories as columns.
 
     Raises
     ------
-    ValueError : another kind (or "zero" for a family without excess zeros) or random, a level
-        outside (0, 1), offset= without newdata, and for
-        newdata: columns that are absent, missing values, unknown categories or levels.
+    ValueError : another kind (or "zero" for a family without excess zeros, "category" for one
+        without categories, or with se or level) or random, se or
+        allow_new_levels that are no truth values, a level outside (0, 1), offset= without newdata,
+        and for newdata: columns that are absent, missing values, unknown categories or levels.
     """
-    _check(newdata, kind, random, level, offset)
+    _check(newdata, kind, random, level, offset, {"se": se, "allow_new_levels": allow_new_levels})
     conditional = random == "conditional"
     rows = fit.frame
     if newdata is not None:
@@ -99,13 +103,16 @@ def predict(
             offset=offset,
             random=conditional,
             allow_new_levels=allow_new_levels,
-            parameters=kind == "zero" or (kind == "response" and mean_depends(fit.family)),
+            parameters=kind in ("zero", "category")
+            or (kind == "response" and mean_depends(fit.family)),
         )
     if kind == "zero":
         return _zero(fit, rows, se, level)
     if kind == "response" and mean_depends(fit.family):
         return _frame(_dependent_mean(fit, rows, conditional, se, level), rows.index)
     eta = linear_predictor(fit, rows, conditional)
+    if kind == "category":
+        return probabilities(fit, eta, row_parameters(fit, rows), rows.index)
     columns = {"fit": eta}
     if se or level is not None:
         blocks = rows.blocks if conditional else ()
@@ -190,14 +197,26 @@ def _quantile(level: float) -> float:
 
 
 def _check(
-    newdata: pd.DataFrame | None, kind: str, random: str, level: float | None, offset: Any
+    newdata: pd.DataFrame | None,
+    kind: str,
+    random: str,
+    level: float | None,
+    offset: Any,
+    flags: dict[str, Any],
 ) -> None:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise ValueError(f"{name}={flag!r}; use True or False")
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; use one of {', '.join(map(repr, KINDS))}")
     if random not in RANDOM:
         raise ValueError(f"random={random!r}; use one of {', '.join(map(repr, RANDOM))}")
     if level is not None:
         check_level(level)
+    if kind == "category" and (flags["se"] or level is not None):
+        raise ValueError(
+            "kind='category' has no standard errors or limits; leave se= and level= out"
+        )
     if newdata is None and offset is not None:
         raise ValueError(
             "offset= is for the rows of newdata, but newdata=None; the rows of the fit have its "

@@ -27,9 +27,10 @@ def refit(fit: Fit, y: Any, *, warm: bool = False, progress: bool | None = None)
     Parameters
     ----------
     y : the response of the rows used, (n,), in the coding of `fit.frame.y`: numbers of successes
-        where there are trials; for a response of two levels their labels, truth values or 0 and 1.
-        A Series is aligned by its index (rows that the fit left out are ignored), all else by
-        position.
+        where there are trials; for a response of two levels their labels, truth values or 0 and 1;
+        for ordered categories their labels or 0, 1, 2, ...
+        A Series, or a data frame of one column (such as `simulate(1)` gives), is aligned by its
+        index (rows that the fit left out are ignored), all else by position.
     warm : start from this fit's estimate. The default finds starting values for y: that costs
         about as much as a warm start saves and needs no program that is not compiled already.
         Warm pays for many refits of a model whose fit takes seconds. A warm search that ends
@@ -73,9 +74,11 @@ def response(frame: Frame, y: Any) -> np.ndarray:
             that are no numbers, missing or infinite ones.
     """
     if isinstance(y, pd.DataFrame):
-        raise ValueError(
-            f"y is a data frame of {y.shape[1]} columns; give one of them, such as y.iloc[:, 0]"
-        )
+        if y.shape[1] != 1:
+            raise ValueError(
+                f"y is a data frame of {y.shape[1]} columns; give one of them, such as y.iloc[:, 0]"
+            )
+        y = y.iloc[:, 0]
     values = _aligned(frame, y) if isinstance(y, pd.Series) else y
     if isinstance(values, jax.Array):
         values = np.asarray(values)
@@ -124,7 +127,7 @@ def _aligned(frame: Frame, y: pd.Series) -> pd.Series:
 
 
 def _from_labels(frame: Frame, column: pd.Series) -> np.ndarray:
-    """0 and 1 for the labels of a response with two levels."""
+    """0 and 1 for the labels of a response with two levels; 0, 1, 2, ... for ordered categories."""
     labels = [label_of(value) for value in column]
     if frame.response_levels is None:
         raise ValueError(
@@ -134,9 +137,10 @@ def _from_labels(frame: Frame, column: pd.Series) -> np.ndarray:
     place = {label: float(i) for i, label in enumerate(frame.response_levels)}
     unknown = sorted(set(labels) - set(place))
     if unknown:
-        first, second = frame.response_levels
+        *others, last = map(repr, frame.response_levels)
+        *numbers, highest = map(str, range(len(frame.response_levels)))
         raise ValueError(
             f"y holds {unknown[0]!r}, which is no level of the response {frame.response_name!r}; "
-            f"use {first!r} and {second!r}, or 0 and 1"
+            f"use {', '.join(others)} and {last}, or {', '.join(numbers)} and {highest}"
         )
     return np.array([place[label] for label in labels])

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax import pirls
+from glmm_jax.families.ordinal import Ordinal
+from glmm_jax.inference.categories import categorical
 from glmm_jax.model import Model, Params, row_dispersion
 from glmm_jax.runtime import QUICK_SIZE, engine, run
 
@@ -38,7 +40,7 @@ def simulate(fit: Fit, n: int = 1, seed: int = 0, random: str = "new") -> pd.Dat
     -------
     A data frame with a row per row used and columns "sim_1", "sim_2", ..., in the coding of the
     response in the fit: 1 for the second of two levels, numbers of successes where there are
-    trials. Precision weights enter the variance; a weight that multiplies a log density does not
+    trials; ordered categories come as such. `refit` takes a column back. Precision weights enter the variance; a weight that multiplies a log density does not
     change how its row is drawn.
 
     Raises
@@ -47,7 +49,11 @@ def simulate(fit: Fit, n: int = 1, seed: int = 0, random: str = "new") -> pd.Dat
         the random effects.
     """
     draws = simulate_array(fit, n, seed, random)
-    return pd.DataFrame(draws.T, fit.frame.index, [f"sim_{i + 1}" for i in range(n)])
+    names = [f"sim_{i + 1}" for i in range(n)]
+    if isinstance(fit.family, Ordinal) and fit.frame.response_levels is not None:
+        columns = (categorical(fit, one) for one in draws)
+        return pd.DataFrame(dict(zip(names, columns, strict=True)), fit.frame.index)
+    return pd.DataFrame(draws.T, fit.frame.index, names)
 
 
 def simulate_array(fit: Fit, n: int = 1, seed: int = 0, random: str = "new") -> np.ndarray:

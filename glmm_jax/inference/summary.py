@@ -11,6 +11,7 @@ import scipy.special
 
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.families.gaussian import Gaussian
+from glmm_jax.families.ordinal import Ordinal
 from glmm_jax.inference import layout
 from glmm_jax.inference.diagnosis import outcome, warnings
 from glmm_jax.inference.parameter_names import dispersion_errors, has_sigma
@@ -199,10 +200,13 @@ def _title(fit: Fit) -> str:
 
 
 def _response(fit: Fit) -> str:
-    """What counts as a success, where the response does not say so itself."""
-    if fit.frame.response_levels is None:
+    """What counts as a success, or the order of categories, where the response does not say so."""
+    levels = fit.frame.response_levels
+    if levels is None:
         return ""
-    failure, success = fit.frame.response_levels
+    if isinstance(fit.family, Ordinal):
+        return f"{fit.frame.response_name} (ordered: {' < '.join(levels)})"
+    failure, success = levels
     return f"{fit.frame.response_name} (success: {success}, failure: {failure})"
 
 

@@ -196,7 +196,7 @@ def _mode_derivatives(params: Params, model: Model, u: jax.Array) -> tuple[jax.A
 
     def effects(psi: jax.Array) -> tuple[jax.Array, ...]:
         there = unflatten(psi, model)
-        mode = pirls.conditional_mode(there, model, u, solved=True)
+        mode = pirls.mode_from(there, model, u, solved=True)
         parts = base.split(model.structure, mode)
         Lambda = lambdas(there.theta, model)
         return tuple(part @ L.T for part, L in zip(parts, Lambda, strict=True))

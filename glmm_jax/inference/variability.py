@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Level at which a message speaks of a deviation.
 LEVEL = 0.05
+ZERO_COLUMNS = ["observed", "expected", "2.5 %", "97.5 %", "ratio", "p"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +95,7 @@ def overdispersion(fit: Fit, n: int = 250, seed: int = 0) -> VariabilityTest:
     Source: Bates (2011), Mixed models in R using the lme4 package, Part 5, "A word about
     overdispersion", on why no scale parameter is estimated.
     """
+    simulate.check_draws(n, seed, "new")
     reason = untestable(fit)
     if reason:
         frame = pd.DataFrame(columns=["statistic", "expected", "ratio", "p"], dtype=float)
@@ -239,16 +241,19 @@ def zero_inflation(fit: Fit, n: int = 250, seed: int = 0) -> VariabilityTest:
     Returns
     -------
     VariabilityTest with a `frame` (rows "new effects", "own modes"; columns observed, expected,
-    limits "2.5 %" and "97.5 %" of what the model expects, ratio, two-sided p) and a `message`.
+    limits "2.5 %" and "97.5 %" of what the model expects, ratio, two-sided p) and a `message`. A
+    response that is not a count (a 0/1 or a continuous one) has no zeros to test: then the frame
+    has no rows and the message says so.
 
     Raises
     ------
-    ValueError : a response that is not a count (a 0/1 or a continuous one); n or seed that
-        `simulate` refuses.
+    ValueError : n or seed that `simulate` refuses.
     """
+    simulate.check_draws(n, seed, "new")
     reason = uncounted(fit)
     if reason:
-        raise ValueError(f"zero_inflation: {reason}")
+        frame = pd.DataFrame(columns=ZERO_COLUMNS, dtype=float)
+        return VariabilityTest("Zeros", frame, f"{reason[0].upper()}{reason[1:]}.")
     simulated = simulate.simulate_array(fit, n, seed, "new")
     return zero_test(fit, simulated, replicates(fit, simulated))
 
@@ -292,8 +297,7 @@ def zero_test(fit: Fit, simulated: np.ndarray, found: Replicates) -> Variability
         _zeros_row(seen, counts, monte_carlo_p(np.array([seen, *counts]))),
         _zeros_row(seen, given, monte_carlo_p(found.excess_zeros)),
     ]
-    columns = ["observed", "expected", "2.5 %", "97.5 %", "ratio", "p"]
-    frame = pd.DataFrame(rows, ["new effects", "own modes"], columns)
+    frame = pd.DataFrame(rows, ["new effects", "own modes"], ZERO_COLUMNS)
     message = _about_zeros(seen, *frame.loc["own modes", ["expected", "p"]])
     return VariabilityTest("Zeros, observed and expected", frame, message)
 

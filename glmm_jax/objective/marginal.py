@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ def marginal(
     """
     if is_joint(nagq, reml):
         return laplace.laplace_joint(params, model, guess, solved, reml)
-    u = pirls.conditional_mode(params, model, guess, solved)
+    u = pirls.mode_from(params, model, guess, solved)
     return at_mode(params, model, u, nagq), u
 
 
@@ -93,6 +94,12 @@ def deviance(params: Params, model: Model, nagq: int = 1, reml: bool = False) ->
     """
     check_params(params, model)
     check(model, nagq, reml)
+    return _compiled(params, model, nagq=nagq, reml=reml)
+
+
+# Called outside a program, its loops would be compiled anew each time.
+@partial(jax.jit, static_argnames=("nagq", "reml"))
+def _compiled(params: Params, model: Model, *, nagq: int, reml: bool) -> jax.Array:
     guess = jnp.zeros(model.q, model.y.dtype)
     if is_joint(nagq, reml):
         guess = guess, params.beta

@@ -25,7 +25,7 @@ import numpy as np
 from glmm_jax import pirls
 from glmm_jax.linalg import base, block_diagonal, schur
 from glmm_jax.linalg.segments import total
-from glmm_jax.links import Identity, Inverse, Sqrt
+from glmm_jax.links import Custom, Identity, Inverse, Sqrt
 from glmm_jax.model import Model, Params, lambdas, thetas
 
 TRIPS = 12
@@ -65,8 +65,11 @@ def _rms(model: Model, columns: jax.Array) -> jax.Array:
 
 
 def _link_scale(model: Model) -> jax.Array:
-    """Size of one unit of eta: one for logarithmic links and probabilities, spread of g(y) else."""
-    if not isinstance(model.family.link, Identity | Sqrt | Inverse):
+    """Size of one unit of eta: one for logarithmic links and probabilities, spread of g(y) else.
+
+    Of a link of the caller's own nothing is known but what it does to the data.
+    """
+    if not isinstance(model.family.link, Identity | Sqrt | Inverse | Custom):
         return jnp.ones((), model.y.dtype)
     used = (model.weights > 0).astype(model.y.dtype)
     eta = model.family.link.link(model.family.start_mean(model.y, model.size)) - model.offset
