@@ -44,15 +44,18 @@ POLYNOMIALS = {".L": ".Linear", ".Q": ".Quadratic", ".C": ".Cubic"}
 class Point:
     """The objective at given parameters, so that a deviance is tested without an optimizer.
 
-    `beta` (p,), `theta` (m,) absolute and in lme4's order, `sigma` the residual standard
-    deviation of a Gaussian family. The values are on the scale -2 log-likelihood with every
-    constant: `deviance` by the program itself, the other three by separate code. What the
-    reference lacks is None; `deviance` also is where the program has another objective.
+    `beta` (p,), None for a restricted likelihood; `theta` (m,) absolute and in lme4's order;
+    `sigma` the residual standard deviation of a Gaussian family; `others` (d,) the coefficients of
+    the family's parameters besides eta, as glmm_jax has them. The values are on the scale -2
+    log-likelihood with every constant: `deviance` by the program itself, the other three by
+    separate code. What the reference lacks is None; `deviance` also is where the program has
+    another objective.
     """
 
-    beta: np.ndarray
+    beta: np.ndarray | None
     theta: np.ndarray
     sigma: float | None
+    others: np.ndarray
     deviance: float | None
     laplace_expected: float | None
     laplace_observed: float | None
@@ -266,6 +269,12 @@ def independent(id: str, criterion: str) -> dict[str, Any]:
     return record
 
 
+def independents() -> list[tuple[str, str]]:
+    """Model and criterion of every optimum that `independent` gives."""
+    names = {"exact likelihood": "exact", "Laplace with the": "observed"}
+    return [(one["id"], names[one["criterion"][:16]]) for one in _document()["independent"]]
+
+
 def load(dataset: str) -> pd.DataFrame:
     """Return a data set of glmm_jax.datasets or a simulated one, as a new frame."""
     return _load(dataset).copy()
@@ -377,9 +386,7 @@ def _case(record: dict[str, Any]) -> Case:
         eta10=np.asarray(record["eta10"], dtype=np.float64),
         dropped_columns=tuple(record["dropped_columns"]),
         singular=record["singular"],
-        points=tuple(
-            _point(point, record) for point in complete if "beta" in point and "par" not in point
-        ),
+        points=tuple(_point(point, record) for point in complete),
         profiled_points=tuple(
             ProfiledPoint(np.asarray(point["theta"]), point["objective"], point["what"])
             for point in profiled
@@ -394,6 +401,21 @@ def _other_objective(record: dict[str, Any]) -> str | None:
     if record["engine"] == "lme4" and record["id"] == "wts_bin_real":
         return "lme4 rounds binomial weights"
     return None
+
+
+def _others(point: dict[str, Any], record: dict[str, Any]) -> np.ndarray:
+    """Coefficients of log(phi), then of a second parameter, then of logit(zero), (d,)."""
+    if "dispersion" in point:  # lme4's: phi, or the size of a negative binomial
+        return np.log([point["dispersion"]])
+    # The shape of glmmTMB's gamma family is 1 / phi; psi is log(df), or logit(p - 1) of Tweedie.
+    sign = -1.0 if record["family"] == "Gamma" else 1.0
+    further = dict.fromkeys(("psi", "betazi"), ()) | {
+        name: [value for value, of in zip(point["par"], point["par_names"], strict=True) if of == name]
+        for name in ("psi", "betazi")
+        if "par" in point
+    }
+    dispersion = sign * np.asarray(point.get("betad", ()), dtype=np.float64)
+    return np.concatenate([dispersion, further["psi"], further["betazi"]])
 
 
 def _point(point: dict[str, Any], record: dict[str, Any]) -> Point:
@@ -412,9 +434,10 @@ def _point(point: dict[str, Any], record: dict[str, Any]) -> Point:
     else:
         deviance = point["deviance"]
     return Point(
-        beta=np.asarray(point["beta"], dtype=np.float64),
+        beta=_array(point.get("beta")),
         theta=point.get("theta_scale", 1.0) * np.asarray(point["theta"], dtype=np.float64),
         sigma=sigma,
+        others=_others(point, record),
         deviance=deviance,
         laplace_expected=point.get("laplace_expected"),
         laplace_observed=point.get("laplace_observed"),

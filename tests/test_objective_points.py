@@ -11,6 +11,7 @@ lme4's agree there to 5e-9, and ours has a score of zero to rounding (tests of P
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +19,17 @@ import numpy as np
 import pytest
 import scipy.optimize
 from compiling import quick
-from reference_cases import Case, Point, case, cases, load
+from reference_cases import Case, Point, case, cases, independent, independents, load
 
 import glmm_jax as gj
 from glmm_jax import families
 from glmm_jax.build import place
-from glmm_jax.families import Family
-from glmm_jax.formula.frame import build_frame
-from glmm_jax.model import Model, Params
+from glmm_jax.fitting import Call, prepared
+from glmm_jax.model import Model, Params, flatten
 
-ENGINE = cases(("binomial", "poisson", "gaussian"))
-WITH_POINTS = [one for one in ENGINE if one.points]
-PROFILED = [one for one in ENGINE if one.profiled_points]
+EVERY = [one for one in cases(plain=None) if "zi-re" not in one.tags]
+WITH_POINTS = [one for one in EVERY if one.points]
+PROFILED = [one for one in EVERY if one.profiled_points]
 OWN, SEPARATE = 1e-8, 5e-8
 LESS_EXACT = ("toenail_visit/glmmTMB",)  # glmmTMB's own value at one point, 2.3e-8
 
@@ -44,26 +44,34 @@ def joint_deviance(params: Params, model: Model) -> jax.Array:
     return gj.deviance(params, model, nagq=0)
 
 
+@quick
+def restricted_deviance(params: Params, model: Model) -> jax.Array:
+    return gj.deviance(params, model, reml=True)
+
+
 def model_of(one: Case) -> tuple[Model, list[int]]:
     """The padded model, so that data of similar size share a program, and the order of beta."""
     arguments = one.glmer_arguments()
-    family = families.get(arguments["family"], arguments["link"])
-    vectors = arguments.get("weights"), arguments.get("trials")
-    model, names = _model(one.dataset, one.formula, family, *vectors)
+    family = families.get(arguments["family"], arguments.get("link"))
+    names = ("weights", "trials", "dispersion", "zero_inflation")
+    others = tuple((name, arguments.get(name)) for name in names)
+    model, names = _model(one.dataset, one.formula, family, others)
     return model, [one.names().index(name) for name in names]
 
 
 @lru_cache(maxsize=4)
 def _model(
-    dataset: str, formula: str, family: Family, weights: str | None, trials: str | None
+    dataset: str, formula: str, family: families.Family, others: tuple[tuple[str, Any], ...]
 ) -> tuple[Model, tuple[str, ...]]:
-    frame = build_frame(formula, load(dataset), weights=weights, trials=trials)
+    frame, family, _ = prepared(formula, family, Call(load(dataset), **dict(others)))
     return place(frame, family, padded=True)[0], frame.X_names
 
 
-def params_of(point: Point, order: list[int]) -> Params:
-    phi = None if point.sigma is None else jnp.asarray(2.0 * np.log(point.sigma))
-    return Params(jnp.asarray(point.beta[order]), jnp.asarray(point.theta), phi)
+def params_of(point: Point, order: list[int], model: Model) -> Params:
+    beta = jnp.zeros(model.p) if point.beta is None else jnp.asarray(point.beta[order])
+    shape = model.dispersion_shape
+    others = None if shape is None else jnp.asarray(point.others).reshape(shape)
+    return Params(beta, jnp.asarray(point.theta), others)
 
 
 def agree(found: float, reference: float, tolerance: float) -> None:
@@ -78,14 +86,18 @@ def agree(found: float, reference: float, tolerance: float) -> None:
 @pytest.mark.parametrize("one", WITH_POINTS, ids=str)
 def test_deviance_at_given_parameters(one: Case) -> None:
     model, order = model_of(one)
+    known = ["expected", "observed"] if model.family.has_fisher else ["observed"]
+    if model.family.is_canonical:
+        known = ["expected"]  # there is one curvature: one program serves both
     for point in one.points:
-        params = params_of(point, order)
-        # A canonical link has one curvature: one program serves both.
+        params = params_of(point, order, model)
+        function = restricted_deviance if one.reml else deviance
         found = {
-            name: float(deviance(params, model.replace(curvature=name)))
-            for name in (["expected"] if model.family.is_canonical else ["expected", "observed"])
+            name: float(function(params, model.replace(curvature=name)))
+            for name in known
+            if name == one.curvature or one.engine == "lme4" or model.family.is_canonical
         }
-        found = {"observed": found["expected"], **found}
+        found = {"observed": found.get("expected"), **found}
         compared = 0
         if one.nagq < 2 and point.deviance is not None:
             agree(found[one.curvature], point.deviance, SEPARATE if one.key in LESS_EXACT else OWN)
@@ -96,6 +108,19 @@ def test_deviance_at_given_parameters(one: Case) -> None:
                 agree(found[curvature], value, SEPARATE)
                 compared += 1
         assert compared
+
+
+QUADRATURE = [one for one in WITH_POINTS if one.nagq > 1]
+
+
+@pytest.mark.parametrize("one", QUADRATURE, ids=str)
+def test_quadrature_at_given_parameters(one: Case) -> None:
+    """lme4's nodes are centred and scaled as ours: the value is its own, exact or not."""
+    model, order = model_of(one)
+    value = quick(lambda params, model: gj.deviance(params, model, nagq=one.nagq))
+    for point in one.points:
+        assert point.deviance is not None
+        agree(value(params_of(point, order, model), model), point.deviance, OWN)
 
 
 @pytest.mark.parametrize("one", PROFILED, ids=str)
@@ -109,7 +134,8 @@ def test_profiled_deviance_of_a_linear_mixed_model(one: Case) -> None:
         def at(log_sigma: float, relative: np.ndarray = relative) -> float:
             theta = jnp.asarray(np.exp(log_sigma) * relative)
             params = Params(beta, theta, jnp.asarray(2.0 * log_sigma))
-            return float(joint_deviance(params, model))
+            function = restricted_deviance if one.reml else joint_deviance
+            return float(function(params, model))
 
         assert one.sigma is not None
         start = float(np.log(one.sigma))
@@ -123,3 +149,60 @@ def test_quadrature_cases_hold_the_same_laplace_values() -> None:
     point = case("cm3_probit/lme4").points[1]
     assert point.laplace_expected is not None and point.laplace_observed is not None
     assert abs(point.laplace_expected - point.laplace_observed) > 1e-3
+
+
+# --- the integral itself ----------------------------------------------------------------------------
+
+NODES = 81  # as the separate code of the references
+
+
+@quick
+def integral(params: Params, model: Model) -> tuple[jax.Array, Params]:
+    return jax.value_and_grad(gj.deviance)(params, model, nagq=NODES)
+
+
+@quick
+def laplace(params: Params, model: Model) -> tuple[jax.Array, Params]:
+    return jax.value_and_grad(gj.deviance)(params, model)
+
+
+# One random effect a level; a model once, however often it was fitted.
+EXACT = list(
+    {
+        (one.dataset, one.formula, one.family, one.link, one.weights): one
+        for one in reversed(WITH_POINTS)
+        if one.points[0].exact is not None and len(one.theta) == 1
+    }.values()
+)
+
+
+@pytest.mark.parametrize("one", EXACT, ids=str)
+def test_many_nodes_give_the_integral(one: Case) -> None:
+    model, order = model_of(one)
+    for point in one.points:
+        assert point.exact is not None
+        agree(float(integral(params_of(point, order, model), model)[0]), point.exact, SEPARATE)
+
+
+@pytest.mark.parametrize(
+    "key", independents(), ids=lambda key: "-".join(key) if isinstance(key, tuple) else str(key)
+)
+def test_optima_of_separate_code_are_ours(key: tuple[str, str]) -> None:
+    """Its maximum is ours: the same value, and a gradient of nothing a standard error."""
+    record = independent(*key)
+    one = next(c for c in WITH_POINTS if c.id == key[0] and c.engine == "lme4")
+    model, order = model_of(one)
+    others = []
+    if model.d:
+        # sigma^2, phi, or the size of a negative binomial
+        others = [np.log(record["dispersion"]["value"])]
+    point = Point(np.array(record["beta"]), np.array([record["sd"]]), None, np.array(others),
+                  None, None, None, None)  # fmt: skip
+    params = params_of(point, order, model)
+    function = integral if key[1] == "exact" else laplace
+    value, gradient = function(params, model.replace(curvature="observed"))
+    agree(float(value), -2.0 * record["logLik"], SEPARATE)
+    # The reference has standard errors of beta; a unit of the others is their natural scale.
+    se = np.array(record["se"])[: model.p][order]
+    assert np.max(np.abs(gradient.beta) * se) < 1e-4
+    assert np.max(np.abs(flatten(gradient)[model.p :])) < 1e-3

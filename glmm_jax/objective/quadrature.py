@@ -25,8 +25,10 @@ import numpy as np
 from scipy.special import roots_hermitenorm
 
 from glmm_jax import pirls
+from glmm_jax.families.base import Family
 from glmm_jax.linalg import base, block_diagonal, schur
 from glmm_jax.linalg.segments import take, total
+from glmm_jax.links import Custom, Inverse, Sqrt
 from glmm_jax.model import Model, Params, lambdas, row_dispersion
 
 MOST_NODES = 101  # in one dimension
@@ -35,6 +37,7 @@ MOST_POINTS = 200_000  # of all grids of a row together
 LARGEST_BLOCK = 2_000_000
 # Grids of more than three dimensions lose the nodes that together hold less weight than this.
 NEGLIGIBLE = 1e-10
+NOTHING = -1e30  # log of no density; finite, so that sums of nothing else have derivatives
 
 
 def check(model: Model, nagq: int) -> None:
@@ -132,7 +135,7 @@ def deviance_at_mode(params: Params, model: Model, u: jax.Array, nagq: int) -> j
             z_rows = model.Z[f].reshape(model.n, *(1,) * (outer - f + 1), -1)
             shift = jnp.sum(z_rows * change, -1)
             rows = rows + shift.reshape(*shift.shape, *(1,) * f)
-        log_prob = _log_prob(params, model, rows)
+        log_prob = _log_prob(params, model, rows, eta)
         value = total(log_prob, structure.index[0], structure.levels[0])
         for f in range(count):
             value = value + squares[f]
@@ -167,14 +170,31 @@ def _sum_over_nodes(values: jax.Array, log_weights: np.ndarray) -> jax.Array:
     return jax.nn.logsumexp(values + weights.reshape(*(1,) * (values.ndim - 1), -1), axis=-1)
 
 
-def _log_prob(params: Params, model: Model, eta: jax.Array) -> jax.Array:
-    """w_i log p(y_i | eta_i) for eta (n, nodes, ...)."""
+def leaves_range(family: Family) -> bool:
+    """Whether some linear predictors have no mean that the family can have."""
+    low, high = family.mean_range
+    lowest, highest = family.link.mean_range
+    inside = low <= lowest and highest <= high
+    return isinstance(family.link, Sqrt | Inverse | Custom) or not inside
+
+
+def _log_prob(params: Params, model: Model, eta: jax.Array, mode: jax.Array) -> jax.Array:
+    """w_i log p(y_i | eta_i) for eta (n, nodes, ...), given that at the mode, (n,)."""
     shape = (model.n,) + (1,) * (eta.ndim - 1)
     size = None if model.size is None else model.size.reshape(shape)
     phi = jax.tree.map(
         lambda part: part.reshape(shape) if part.ndim else part, row_dispersion(params, model)
     )
-    log_prob = model.family.log_prob(model.y.reshape(shape), eta, phi, size)
+    y = model.y.reshape(shape)
+    if leaves_range(model.family):
+        # A node without a mean has no density. It is taken to the mode, where there is one, so that
+        # no derivative is 0 times NaN.
+        still = jax.lax.stop_gradient((eta, phi))
+        valid = jnp.isfinite(model.family.log_prob(y, *still, size))
+        inside = jnp.where(valid, eta, mode.reshape(shape))
+        log_prob = jnp.where(valid, model.family.log_prob(y, inside, phi, size), NOTHING)
+    else:
+        log_prob = model.family.log_prob(y, eta, phi, size)
     weights = model.weights.reshape(shape)
     # A padded row (weight zero) is never at fault: 0 times minus infinity would be NaN.
     return jnp.where(weights > 0, weights * log_prob, 0.0)
