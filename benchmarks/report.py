@@ -176,6 +176,33 @@ def coverage(results: dict[str, Any]) -> str:
     return f"{rows_of(['design', 'parameter', 'true', *methods], body)}\n\n{foot}"
 
 
+def small_clusters(results: dict[str, Any]) -> str:
+    """Bias of standard deviations by number of nodes, and the difference of lme4's from ours."""
+    counts = sorted({entry["nagq"] for d in results["designs"] for entry in d["entries"]})
+    body, checks = [], []
+    for design in results["designs"]:
+        by_nodes = {entry["nagq"]: entry for entry in design["entries"]}
+        for i, true in enumerate(design["truth"]):
+            cells = [f"{by_nodes[k]['bias'][i]:+.3f}" if k in by_nodes else "" for k in counts]
+            error = design["entries"][-1]["standard_error"][i]
+            which = design["design"]
+            if len(design["truth"]) > 1:
+                which += f": {('inner', 'outer')[i]}"
+            body.append([which, f"{true:g}", *cells, f"{error:.3f}"])
+        lme4 = design.get("lme4", {})
+        checks += [] if "not_run" in lme4 else [entry["sd"] for entry in lme4.values()]
+    head = ["design", "true sd", "Laplace", *(f"{k} nodes" for k in counts[1:]), "standard error"]
+    lost = sum(d["datasets"] - d["used"] for d in results["designs"])
+    total = sum(d["datasets"] for d in results["designs"])
+    foot = (
+        f"Mean estimate less the true value; {total:,} data sets, of which {lost} are left out "
+        "since a fit did not converge."
+    )
+    if checks:
+        foot += f" lme4's standard deviations differ from ours by at most {max(checks):.1e}."
+    return f"{rows_of(head, body)}\n\n{foot}"
+
+
 KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "single_fits": ("Single fits", single_fits),
     "cold_start": ("Fresh processes", cold_start),
@@ -183,6 +210,7 @@ KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "bootstrap": ("Parametric bootstrap", bootstrap),
     "objectives": ("Cost of an objective", objectives),
     "coverage": ("Coverage of confidence intervals", coverage),
+    "small_clusters": ("Small clusters of 0/1 data", small_clusters),
     "busy_core": ("With a core kept busy", busy_core),
 }
 
