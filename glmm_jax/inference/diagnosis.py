@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from glmm_jax.build import PARAMETER_OF
 from glmm_jax.inference import parameter_names
 from glmm_jax.inference.varcorr import covariance_terms, triangles, varcorr
 from glmm_jax.objective import marginal
@@ -25,7 +26,7 @@ LATENT_LINKS = ("logit", "probit", "cloglog", "loglog")
 ENOUGH_NODES = 11
 RANGE = 2.0  # of a correlation: a standard error beyond it leaves every value possible
 # On a log or logit scale: a parameter with such a standard error may be anything.
-UNKNOWN, FAR = 10.0, 8.0
+UNKNOWN = 10.0
 # Families of which another is the limit: parameter, sign of the infinity it runs to, the other.
 LIMITS = {
     "negative binomial": ("log(phi)", 1, "poisson"),
@@ -189,22 +190,42 @@ def _undetermined(fit: Fit) -> list[str]:
 
 def _at_limits(fit: Fit) -> list[str]:
     """Parameters of the family that ran to where it is a simpler one, or that nothing is known of."""
-    errors = parameter_names.dispersion_errors(fit)
-    out = []
-    for (name, value), error in zip(fit.dispersion_params.items(), errors, strict=True):
-        flat = error > UNKNOWN or (abs(value) > FAR and not error > 0)
-        if name not in fit.family.parameters or not flat:  # a coefficient of a model of it
+    values, errors = fit.dispersion_params, parameter_names.dispersion_errors(fit)
+    models = {PARAMETER_OF[model.argument]: model for model in fit.frame.parameter_models}
+    out, at = [], 0
+    for parameter in fit.family.parameters:
+        model = models.get(parameter)
+        part = slice(at, at + (1 if model is None else len(model.names)))
+        at = part.stop
+        # What a coefficient changes in the rows of its column.
+        scale = 1.0 if model is None else np.sqrt(np.mean(model.X**2, axis=0))
+        flat = errors[part] * scale > UNKNOWN
+        if not np.any(flat):
             continue
-        inner = getattr(fit.family, "inner", fit.family).name
-        parameter, sign, plainer = LIMITS.get(inner, ("", 0, ""))
-        if name == parameter and np.sign(value) == sign:
-            why = (
-                f"{plainer} responses, the limit of {inner} ones, fit as well. Take the simpler "
-                "family"
+        if model is None:
+            value, error = values.iloc[at - 1], errors[at - 1]
+            why = _simpler(fit, parameter, value)
+            out.append(
+                f"Not determined: {parameter} is {value:.3g}, standard error {error:.2g}; {why}."
             )
-        elif name == "logit(zero)" and value < 0:
-            why = "a probability of zero fits as well. Leave the excess zeros out"
-        else:
-            why = "other values fit as well. Take a simpler family"
-        out.append(f"Not determined: {name} is {value:.3g}, standard error {error:.2g}; {why}.")
+            continue
+        named = ", ".join(np.array(model.names)[flat])
+        out.append(
+            f"Not determined: coefficients of {parameter} without a finite estimate or with little "
+            f"information: {named}. Drop or merge these columns of {model.argument}=, or put a "
+            "prior on them."
+        )
     return out
+
+
+def _simpler(fit: Fit, parameter: str, value: float) -> str:
+    """Why a constant parameter is not determined, and what to do."""
+    inner = getattr(fit.family, "inner", fit.family).name
+    limit, sign, plainer = LIMITS.get(inner, ("", 0, ""))
+    if parameter == limit and np.sign(value) == sign:
+        return (
+            f"{plainer} responses, the limit of {inner} ones, fit as well. Take the simpler family"
+        )
+    if parameter == "logit(zero)" and value < 0:
+        return "a probability of zero fits as well. Leave the excess zeros out"
+    return "other values fit as well. Take a simpler family"

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 KINDS = ("beta", "sd", "cor", "sigma", "parameter")
 SIGMA = "sigma"
+# An eigenvalue, of the Hessian scaled to a unit diagonal, of which rounding leaves nothing; and the
+# part that a parameter has in its direction.
+FLAT, LOADING = 1e-13, 1e-3
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,20 @@ def dispersion_names(fit: Fit) -> list[str]:
 
 
 def dispersion_errors(fit: Fit) -> np.ndarray:
-    """Standard errors of `Fit.dispersion_params`, (d,)."""
+    """Standard errors of `Fit.dispersion_params`, (d,); infinite where the deviance is flat.
+
+    Such directions have no part in `Fit.vcov_all`, which would give a parameter that ran to an
+    infinity a standard error of zero.
+    """
     first = fit.model.p + fit.model.m
-    return np.sqrt(np.diag(fit.vcov_all.to_numpy())[first:])
+    errors = np.sqrt(np.diag(fit.vcov_all.to_numpy())[first:])
+    H = np.asarray(fit.estimate.hessian)[first:, first:]
+    if not H.size or not np.all(np.isfinite(H)):
+        return errors
+    size = np.sqrt(np.where(np.diag(H) > 0, np.diag(H), 1.0))
+    values, vectors = np.linalg.eigh(H / np.outer(size, size))
+    flat = vectors[:, values <= FLAT * max(values[-1], 0.0)]
+    return np.where(np.any(np.abs(flat) > LOADING, axis=1), np.inf, errors)
 
 
 def names(fit: Fit) -> list[str]:
