@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 
-import nbformat
+import kernels
 import numpy as np
 import pytest
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
+from kernels import assert_complete, pictures, printed, stored
 from nbformat import NotebookNode
 from reference_cases import cases
 
@@ -42,56 +38,10 @@ print(json.dumps({
 )
 
 
-class ThisInterpreter(AsyncKernelManager):
-    """Starts a kernel in the interpreter of the tests, whichever kernels are registered."""
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        return KernelSpec(argv=command, display_name="Python 3", language="python")
-
-
-def stored() -> NotebookNode:
-    return nbformat.read(PATH, as_version=4)
-
-
-def pictures(notebook: NotebookNode) -> list[int]:
-    """Positions of the cells that show a picture, one for each picture."""
-    return [
-        i
-        for i, cell in enumerate(notebook.cells)
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
-
-
-def printed(notebook: NotebookNode) -> str:
-    """All text that cells print or show."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "\n".join(
-        output["text"] if "text" in output else output.get("data", {}).get("text/plain", "")
-        for output in outputs
-    )
-
-
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     """The notebook as it comes out of a fresh kernel now, with the question as its last cell."""
-    notebook = stored()
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    notebook.cells.append(nbformat.v4.new_code_cell(QUESTION))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "IPYTHONDIR": str(tmp_path_factory.mktemp("ipython")),
-    }
-    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-    client = NotebookClient(notebook, kernel_manager_class=ThisInterpreter, timeout=300)
-    client.execute(env=environment, cwd=str(tmp_path_factory.mktemp("work")))
-    return notebook
+    return kernels.executed(PATH, QUESTION, tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture(scope="module")
@@ -100,22 +50,12 @@ def answer(executed: NotebookNode) -> dict:
 
 
 def test_the_stored_notebook_is_complete() -> None:
-    notebook = stored()
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    # Run once, from top to bottom, without an error or a warning left in it.
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert {output.output_type for cell in code for output in cell.outputs} <= {
-        "stream",
-        "display_data",
-        "execute_result",
-    }
-    assert not [o for cell in code for o in cell.outputs if o.get("name") == "stderr"]
-    assert PATH.stat().st_size < 1.5e6
+    assert_complete(PATH)
 
 
 def test_it_runs_and_shows_the_same_pictures(executed: NotebookNode) -> None:
     # NotebookClient has raised if a cell failed.
-    assert pictures(executed) == pictures(stored())
+    assert pictures(executed) == pictures(stored(PATH))
     assert len(pictures(executed)) >= 15
 
 
