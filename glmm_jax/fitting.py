@@ -110,7 +110,7 @@ def fit_call(
     Raises:
         ValueError: as `fit_frame`; nagq="auto" for a model without quadrature, or by REML.
     """
-    if call.nagq != "auto":
+    if not (isinstance(call.nagq, str) and call.nagq == "auto"):
         return fit_frame(frame, family, call, start, progress), call
     if call.reml:
         raise ValueError("nagq='auto' with reml=True: REML is a Laplace approximation; use nagq=1")

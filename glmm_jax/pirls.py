@@ -224,9 +224,7 @@ def conditional_mode(
     return _compiled_mode(params, model, start, solved=solved)
 
 
-def mode_from(
-    params: Params, model: Model, guess: jax.Array, solved: bool = False
-) -> jax.Array:
+def mode_from(params: Params, model: Model, guess: jax.Array, solved: bool = False) -> jax.Array:
     """`conditional_mode` for use inside a program: nothing is checked or compiled by itself."""
     find = _given if solved else _find
     return implicit.root(find, _residual, _solve, (params, model), guess)

@@ -6,7 +6,9 @@ array is made.
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,19 @@ def pytest_configure() -> None:
     runtime.QUICK.update(UNOPTIMISED)
     # JAX keeps only programs that took a second; here many take a tenth of that.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+LARGEST = 3e9  # bytes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """Let compiled programs go, after a module that leaves a process with too many of them."""
+    yield
+    pages = Path("/proc/self/statm")
+    if pages.exists() and int(pages.read_text().split()[1]) * resource.getpagesize() > LARGEST:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -410,7 +410,9 @@ def _others(point: dict[str, Any], record: dict[str, Any]) -> np.ndarray:
     # The shape of glmmTMB's gamma family is 1 / phi; psi is log(df), or logit(p - 1) of Tweedie.
     sign = -1.0 if record["family"] == "Gamma" else 1.0
     further = dict.fromkeys(("psi", "betazi"), ()) | {
-        name: [value for value, of in zip(point["par"], point["par_names"], strict=True) if of == name]
+        name: [
+            value for value, of in zip(point["par"], point["par_names"], strict=True) if of == name
+        ]
         for name in ("psi", "betazi")
         if "par" in point
     }

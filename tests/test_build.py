@@ -52,6 +52,11 @@ def made(**columns: Any) -> pd.DataFrame:
     return data.assign(**columns)
 
 
+def crossed() -> pd.DataFrame:
+    """The data with a second grouping factor, crossed with the first."""
+    return made(h=np.arange(N) % 4)
+
+
 def with_value(name: str, value: float) -> pd.DataFrame:
     """The data with another value in row 5 of a column."""
     column = made()[name].to_numpy(float).copy()
@@ -241,7 +246,24 @@ OF_THE_MODEL = [
           family=families.Bernoulli(), more={"link": "probit"}),
     Fault("curvature", r"curvature='fisher'; use 'expected' \(lme4\) or 'observed' \(TMB\)",
           more={"curvature": "fisher"}),
-    Fault("no curvature", r"curvature=None; use 'expected'", more={"curvature": None}),
+    Fault("curvature that is not known", r"curvature='expected': the negative binomial 1 family "
+          "has no expected", COUNT, family="nbinom1", more={"curvature": "expected"}),
+    Fault("gamma response of zero", r"y must be positive; got 0 in row 2", HEIGHT,
+          lambda: made(height=[1.5, 2.0, 0.0] * 16), "gamma"),
+    Fault("beta response of one", r"y must be strictly between 0 and 1; got 1 in row 1", HEIGHT,
+          lambda: made(height=[0.3, 1.0, 0.4] * 16), "beta"),
+    Fault("Tweedie response below zero", r"y must be non-negative; got -1 in row 2", HEIGHT,
+          lambda: made(height=[0.0, 2.0, -1.0] * 16), "tweedie"),
+    Fault("truncated response with zeros", r"y must be positive; got 0 in row 0.*hurdle",
+          "I(count * 0) ~ x + (1|g)", family="truncated_poisson"),
+    Fault("hurdle without zeros", r"no zeros", "I(count + 1) ~ x + (1|g)",
+          family="hurdle_poisson"),
+    Fault("categories without an order", r"categorical without an order.*ordered=True",
+          "three ~ x + (1|g)", family="ordinal"),
+    Fault("zeros of a continuous response", r"zero_inflation= is for .*Gaussian.*not a", HEIGHT,
+          family="gaussian", more={"zero_inflation": "~ x"}),
+    Fault("dispersion of a family without", r"dispersion=.*poisson family has no parameter", COUNT,
+          family="poisson", more={"dispersion": "~ x"}),
     Fault("a Gaussian level per row", r"formula: \(Intercept \| row\) has 48 random effects for 48 "
           r"rows.*use a coarser", "height ~ x + (1|row)", family="gaussian"),
     Fault("as many Gaussian effects as rows", r"formula: .*\| g\) has 48 random.*fewer columns",
@@ -276,7 +298,12 @@ GOOD = np.zeros(2), np.ones(1)
 
 # Wrong in how the fit is asked for.
 OF_THE_FIT = [
-    Fault("nagq 7", r"nagq=7; use 1 \(Laplace\) or 0", more={"nagq": 7}),
+    Fault("nagq -3", r"nagq=-3; use 1 \(Laplace\), the number", more={"nagq": -3}),
+    Fault("nagq 9 with crossed factors", r"nagq=9: .*crossed.*Use nagq=1 \(Laplace\)",
+          "use ~ x + (1|g) + (1|h)", crossed, more={"nagq": 9}),
+    Fault("nagq of a million", r"nagq=1000000; use at most 101", more={"nagq": 1_000_000}),
+    Fault("nagq by REML", r"reml=True with nagq=9", more={"nagq": 9, "reml": True}),
+    Fault("nagq of another word", r"nagq='many'; use 1", more={"nagq": "many"}),
     Fault("nagq text", r"nagq='1'; use 1", more={"nagq": "1"}),
     Fault("nagq array", r"nagq=.*; use 1", more={"nagq": np.array([0, 1])}),
     Fault("optimizer name", r"optimizer='bfgs'; use one of 'quasi-newton', .*optax.adam",
@@ -334,7 +361,10 @@ FUNCTIONS: list[Callable[[Params, Model], Any]] = [gj.deviance, gj.conditional_m
         ({"theta": jnp.ones(2)}, r"params.theta has shape \(2,\); this model needs \(1,\)"),
         ({"theta": jnp.ones(())}, r"params.theta has shape \(\); this model needs \(1,\)"),
         ({"dispersion": None}, r"params.dispersion=None; the gaussian family needs log\(phi\)"),
-        ({"dispersion": jnp.zeros(2)}, r"params.dispersion has shape \(2,\); give one number"),
+        (
+            {"dispersion": jnp.zeros(2)},
+            r"params.dispersion has shape \(2,\); this model needs \(\)",
+        ),
     ],
     ids=["beta", "theta", "theta scalar", "no dispersion", "dispersion"],
 )
@@ -360,14 +390,18 @@ def test_wrong_guess() -> None:
 
 
 def test_wrong_nagq_of_the_deviance() -> None:
-    with pytest.raises(ValueError, match=r"nagq=2; use 1 \(Laplace\) or 0"):
-        gj.deviance(Params(jnp.zeros(2), jnp.ones(1)), bernoulli(), nagq=2)
+    params = Params(jnp.zeros(2), jnp.ones(1))
+    with pytest.raises(ValueError, match=r"nagq=-2; use 1 \(Laplace\)"):
+        gj.deviance(params, bernoulli(), nagq=-2)
+    model = build_model("use ~ x + (1|g) + (1|h)", crossed(), "bernoulli")
+    with pytest.raises(ValueError, match=r"nagq=2: .*crossed"):
+        gj.deviance(Params(jnp.zeros(2), jnp.ones(2)), model, nagq=2)
 
 
 def test_estimate_checks_as_glmer_does() -> None:
     model = bernoulli()
     for options, message in [
-        ({"nagq": 9}, "nagq=9"),
+        ({"nagq": 1.5}, r"nagq=1\.5"),
         ({"optimizer": "powell"}, "optimizer='powell'"),
         ({"max_steps": -1}, "max_steps=-1"),
         (started(np.zeros(3), GOOD[1]), r"beta has shape \(3,\)"),

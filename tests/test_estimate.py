@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,7 +194,14 @@ def test_programs_held_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("nagq", 2), ("nagq", -1), ("optimizer", "bobyqa"), ("max_steps", 0), ("max_steps", 2.5)],
+    [
+        ("nagq", 1.0),
+        ("nagq", -1),
+        ("nagq", 102),
+        ("optimizer", "bobyqa"),
+        ("max_steps", 0),
+        ("max_steps", 2.5),
+    ],
 )
 def test_bad_arguments(batch, argument: str, value) -> None:
     with pytest.raises(ValueError, match=argument):
@@ -248,3 +257,34 @@ def test_every_separated_coefficient_is_named() -> None:
     r2[np.flatnonzero(data["y"] == 0)[:7]] = 1
     fit = gj.glmer("y ~ r1 + r2 + x + (1 | g)", data.assign(r1=r1, r2=r2), family="bernoulli")
     assert list(fit.estimate.separated) == [False, True, True, False]
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """What JAX compiles while the test runs."""
+    seen: list[str] = []
+
+    def listen(name: str, seconds: float, **_: object) -> None:
+        if name.endswith("backend_compile_duration"):
+            seen.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_call_outside_a_program_compiles_once(compilations: list[str]) -> None:
+    """The loops of the deviance are in a program of its own, which serves other parameters too."""
+    rng = np.random.default_rng(1)
+    g = np.repeat(np.arange(6), 6)
+    data = {"y": rng.poisson(1.0, 36), "x": rng.normal(size=36), "g": g}
+    model = gj.build_model("y ~ x + (1 | g)", data, "poisson", zero_inflation="~ 1")
+    first = gj.Params(jnp.zeros(2), jnp.ones(1), jnp.zeros(1))
+    other = gj.Params(jnp.ones(2), 2.0 * jnp.ones(1), jnp.ones(1))
+    for function in (gj.deviance, gj.conditional_mode, jax.grad(gj.deviance)):
+        jax.block_until_ready(function(first, model))
+        assert compilations  # so that the next line can fail
+        compilations.clear()
+        jax.block_until_ready(function(other, model))
+        assert not compilations, function
+        compilations.append("")

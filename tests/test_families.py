@@ -435,3 +435,15 @@ def test_check_accepts(family, y, size):
 def test_check_refuses(family, y, size, message):
     with pytest.raises(ValueError, match=message):
         family.check(np.array(y), size)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_start_of_the_dispersion_is_finite_where_the_means_fit_exactly(dtype):
+    """Compiled too, where a number below the smallest normal one counts as zero."""
+    y = jnp.ones(6, dtype)
+    start = jax.jit(lambda y, weights, lost: Gaussian().start_parameters(y, y, weights, None, lost))
+    for weights, lost in ((y, 2.0), (0.1 * y, 3.0)):
+        (log_phi,) = start(y, weights, jnp.asarray(lost, dtype))
+        assert log_phi.dtype == dtype and np.isfinite(log_phi) and np.isfinite(jnp.exp(-log_phi))
+    (log_phi,) = Gaussian().start_parameters(y, y + 2, y, None, 2.0)
+    np.testing.assert_allclose(log_phi, np.log(24 / 4), rtol=1e-6)

@@ -20,6 +20,7 @@ from glmm_jax.formula.frame import build_frame
 from glmm_jax.inversion import inverse_of
 from glmm_jax.model import Params
 from glmm_jax.objective import marginal
+from glmm_jax.runtime import run
 from glmm_jax.status import Status
 
 
@@ -47,7 +48,7 @@ def guessing(eta):
 
 def fitted(formula, data, family, curvature=None):
     model, _ = place(build_frame(formula, data), family, curvature, padded=True)
-    return program(model, None, **checked(model, 1, None, "quasi-newton", 500))
+    return run(program, model, None, **checked(model, 1, None, "quasi-newton", 500))
 
 
 def grouped(rng, groups=30, each=10):
@@ -144,6 +145,21 @@ def test_a_fit_with_a_link_that_no_list_has():
     covariance = np.linalg.inv(0.5 * np.asarray(found.hessian))
     got = np.concatenate([found.params.beta, found.params.theta])
     assert np.all(np.abs(got - [0.5, 1.2, 1.0]) / np.sqrt(np.diag(covariance)) < 3.5)
+
+
+def test_a_custom_link_starts_at_the_scale_of_the_data():
+    """As the same link by name does, whatever the unit of the response."""
+    rng = np.random.default_rng(7)
+    g, x, b = grouped(rng, 12, 8)
+    data = {"y": 4e5 + 3e4 * x + 5e4 * b + 2e4 * rng.normal(size=x.size), "x": x, "g": g}
+    found = [
+        fitted("y ~ x + (1 | g)", data, Gaussian(link))
+        for link in (links.custom(lambda eta: eta, "own"), "identity")
+    ]
+    assert [Status(int(one.status)) for one in found] == [Status.CONVERGED] * 2
+    np.testing.assert_allclose(found[0].deviance, found[1].deviance, rtol=1e-12)
+    np.testing.assert_allclose(found[0].params.beta, found[1].params.beta, rtol=1e-7)
+    assert int(found[0].evaluations) <= int(found[1].evaluations) + 2
 
 
 # Families.

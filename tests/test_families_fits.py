@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 import reference_cases
 
-from glmm_jax import families
+import glmm_jax as gj
 from glmm_jax.build import place
 from glmm_jax.estimate import checked, program
 from glmm_jax.families import Exponential, InverseGaussian, Lognormal, StudentT, Weibull
@@ -17,63 +19,22 @@ from glmm_jax.formula.frame import build_frame
 from glmm_jax.runtime import engine, run
 from glmm_jax.status import Status
 
-CASES = [
-    "gamma_log", "gamma_inv", "gt_nb2", "sal_nb2", "sal_nb2_inter", "sal_nb1", "nb1", "beta_logit",
-    "betabinom", "cbpp_betabinom", "tweedie_log", "genpois", "compois", "t_dist",
-]  # fmt: skip
 
-
-def fit(formula, data, family, curvature, nagq=1):
+def fit(formula, data, family, curvature):
     frame = build_frame(formula, data)
     with engine():
         model, _ = place(frame, family, curvature, padded=True)
-        return run(program, model, None, **checked(model, nagq, None, "quasi-newton", 500))
+        return run(program, model, None, **checked(model, 1, None, "quasi-newton", 500))
 
 
-def fit_case(case, curvature, nagq=1):
-    family = families.get(reference_cases.FAMILIES[case.family], case.link)
-    return fit(case.formula, case.frame(), family, curvature, nagq)
+def test_inverse_gaussian_against_separate_code():
+    """The Laplace approximation; lme4's objective is no likelihood, glmmTMB has no such family.
 
-
-@pytest.mark.parametrize("name", CASES)
-def test_against_glmmtmb(name):
-    case = reference_cases.case(f"{name}/glmmTMB")
-    found = fit_case(case, "observed")
-    assert found.status == Status.CONVERGED
-    assert -0.5 * found.deviance > case.log_likelihood - 1e-5
-    assert -0.5 * found.deviance < case.log_likelihood + 1e-4
-    assert np.all(np.abs(found.params.beta - case.beta) < 1e-4 * case.se)
-    np.testing.assert_allclose(np.abs(found.params.theta), case.theta, atol=1e-5)
-    ours = np.atleast_1d(found.params.dispersion)
-    # glmmTMB's shape of the gamma family is 1 / phi.
-    sign = -1.0 if case.family == "Gamma" else 1.0
-    np.testing.assert_allclose(sign * ours[0], case.record["dispersion"]["betad"][0], atol=1e-5)
-    further = case.record.get("family_params") or {}
-    if name == "tweedie_log":
-        np.testing.assert_allclose(1 + jax.nn.sigmoid(ours[1]), further["Tweedie power"], atol=1e-5)
-    if name == "t_dist":
-        np.testing.assert_allclose(np.exp(ours[1]), further["Student-t df"], rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["sal_nb2", "gt_nb2"])
-def test_negative_binomial_with_expected_weights_against_lme4(name):
-    case = reference_cases.case(f"{name}/lme4")
-    found = fit_case(case, "expected")
-    assert found.status == Status.CONVERGED
-    assert -0.5 * found.deviance > case.log_likelihood - 1e-5
-    assert -0.5 * found.deviance < case.log_likelihood + 1e-4
-    assert np.all(np.abs(found.params.beta - case.beta) < 1e-3 * case.se)
-    np.testing.assert_allclose(
-        np.exp(found.params.dispersion), case.record["dispersion"]["value"], rtol=1e-4
-    )
-
-
-@pytest.mark.parametrize("criterion", ["observed", "exact"])
-def test_inverse_gaussian_against_separate_code(criterion):
-    """The Laplace approximation and the integral; lme4's objective here is no likelihood."""
+    The other optima of that code are compared with without a search, in test_objective_points.
+    """
     case = reference_cases.case("ig_log/lme4")
-    record = reference_cases.independent("ig_log", criterion)
-    found = fit_case(case, "observed", nagq=1 if criterion == "observed" else 25)
+    record = reference_cases.independent("ig_log", "observed")
+    found = fit(case.formula, case.frame(), InverseGaussian(case.link), "observed")
     assert found.status == Status.CONVERGED
     np.testing.assert_allclose(-0.5 * found.deviance, record["logLik"], atol=1e-5)
     beta, se = np.array(record["beta"]), np.array(record["se"][:3])
@@ -111,3 +72,110 @@ def test_recovers_what_was_simulated(truth):
         estimates = np.append(estimates, found.params.dispersion)
         expected = np.append(expected, parameters)
     assert np.all(np.abs(estimates - expected) < 4 * se), (estimates, se)
+
+
+# Families of the references, whose data were simulated: the truth, from simulated.json.
+SIMULATED = {
+    "beta_logit": ([-0.3, 0.6, 0.4], 0.6, [np.log(12)]),
+    "betabinom": ([-0.5, 0.8], 0.7, [np.log(8)]),
+    "tweedie_log": ([0.7, 0.4, -0.5], 0.5, [np.log(1.5), np.log(1.5)]),  # logit(1.6 - 1)
+    "gamma_log": ([0.8, 0.5, -0.4], 0.5, [np.log(1 / 3)]),
+    "genpois": ([1.2, 0.3], 0.3, [np.log(0.6)]),
+    "compois": ([1.0, 0.3], 0.3, [np.log(1 / 1.8)]),
+}
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_estimates_of_the_references_recover_what_was_simulated(name):
+    """Ours are those of glmmTMB to 1e-3 (test_reference_fits): these are near the truth."""
+    case = reference_cases.case(f"{name}/glmmTMB")
+    beta, sd, others = SIMULATED[name]
+    assert np.all(np.abs(case.beta - beta) < 4 * case.se)
+    # Of 40 groups or so.
+    assert abs(np.log(case.theta[0] / sd)) < 4 / np.sqrt(2 * next(iter(case.ngroups.values())))
+    # 400 to 800 rows; that of Tweedie's power is less sure.
+    np.testing.assert_allclose(case.points[0].others, others, atol=0.35)
+
+
+# --- models of the dispersion of a Gaussian response ---------------------------------------------
+
+
+def test_residual_variances_that_depend_on_a_covariate():
+    """Against glmmTMB; then from simulated data of the same shape, to what was put in."""
+    text = (reference_cases.FOLDER / "families_dispersion.json").read_text(encoding="utf-8")
+    known = json.loads(text)
+    data = reference_cases.load("sleepstudy")
+    found = gj.glmer(known["formula"], data, "gaussian", dispersion=known["dispersion"])
+    assert found.converged
+    assert found.llf == pytest.approx(known["logLik"], abs=1e-6)
+    np.testing.assert_allclose(found.params, known["beta"], atol=1e-4 * known["se"][1])
+    np.testing.assert_allclose(found.bse, known["se"], rtol=1e-4)
+    np.testing.assert_allclose(found.dispersion_params, known["log_phi"], atol=1e-5)
+    assert found.theta.iloc[0] == pytest.approx(known["sd"], rel=1e-5)
+    table = found.tidy()
+    se = table.loc[table["effect"] == "dispersion", "std_error"]
+    np.testing.assert_allclose(se, known["se_log_phi"], rtol=1e-4)
+
+    rng = np.random.default_rng(12)
+    days, subject = data["Days"].to_numpy(), data["Subject"].cat.codes.to_numpy()
+    scale = np.exp(0.5 * (3.0 + 0.3 * days))
+    y = 100 + 5 * days + 8 * rng.normal(size=18)[subject] + scale * rng.normal(size=180)
+    again = found.refit(y)
+    truth = [100, 5, 8, 3.0, 0.3]
+    estimates = np.concatenate([again.params, again.theta, again.dispersion_params])
+    assert np.all(np.abs(estimates - truth) < 4 * np.sqrt(np.diag(again.vcov_all)))
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+def less_variable():
+    """Counts, proportions and numbers that vary less than Poisson, binomial and Student-t ones."""
+    rng = np.random.default_rng(3)
+    g, x, b = np.repeat(np.arange(15), 8), rng.normal(size=120), 0.4 * rng.normal(size=15)
+    mean = np.exp(1.0 + 0.3 * x + b[g])
+    chance = 1 / (1 + np.exp(-(0.2 + 0.5 * x + b[g])))
+    return pd.DataFrame(
+        {
+            "x": x,
+            "g": g.astype(str),
+            "count": rng.binomial(np.maximum(1, np.round(mean / 0.7)).astype(int), 0.7),
+            "hits": np.round(12 * chance + rng.uniform(-0.6, 0.6, 120)).clip(0, 12),
+            "trials": np.full(120, 12),
+            "height": 1 + 0.5 * x + b[g] + 0.5 * rng.uniform(-1, 1, size=120),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "plain", "response", "parameter"),
+    [
+        ("nbinom2", "poisson", "count", "log(phi)"),
+        ("nbinom1", "poisson", "count", "log(phi)"),
+        ("betabinomial", "binomial", "hits", "log(phi)"),
+        ("t_family", "gaussian", "height", "log(df)"),
+    ],
+)
+def test_a_family_at_its_limit_is_the_plainer_one_and_says_so(family, plain, response, parameter):
+    data = less_variable()
+    trials = {"trials": "trials"} if response == "hits" else {}
+    found = gj.glmer(f"{response} ~ x + (1 | g)", data, family, **trials)
+    limit = gj.glmer(f"{response} ~ x + (1 | g)", data, plain, **trials)
+    assert found.status is gj.Status.CONVERGED
+    assert found.estimate.evaluations < 100
+    assert found.llf == pytest.approx(limit.llf, abs=1e-6)
+    np.testing.assert_allclose(found.params, limit.params, atol=1e-4 * limit.bse.min())
+    np.testing.assert_allclose(found.bse, limit.bse, rtol=1e-3)
+    (sentence,) = found.warnings
+    assert sentence.startswith(f"Not determined: {parameter} is ")
+    assert f"{plain} responses" in sentence and sentence in str(found.summary()).replace(
+        "\n  ", " "
+    )
+    assert limit.warnings == ()
+
+
+def test_a_family_that_allows_less_variation_has_an_estimate_there():
+    found = gj.glmer("count ~ x + (1 | g)", less_variable(), "generalized_poisson")
+    assert found.converged and found.warnings == ()
+    phi, error = found.dispersion_params.iloc[0], np.sqrt(found.vcov_all.iloc[-1, -1])
+    assert phi + 3 * error < 0  # less than Poisson's, log(1)

@@ -19,6 +19,7 @@ from glmm_jax.families import Ordinal
 from glmm_jax.families.intervals import log_interval
 from glmm_jax.formula.frame import build_frame
 from glmm_jax.objective import marginal
+from glmm_jax.runtime import run
 from glmm_jax.status import Status
 
 LINKS = ("logit", "probit", "cloglog", "loglog", "cauchit")
@@ -269,7 +270,7 @@ def test_fit_and_quadrature_against_direct_integration():
     family = families.get("ordinal").matched(y)
     assert family == Ordinal("logit", 3)
     model, _ = place(frame, family, padded=True)
-    found = program(model, None, **checked(model, 1, None, "quasi-newton", 500))
+    found = run(program, model, None, **checked(model, 1, None, "quasi-newton", 500))
     assert Status(int(found.status)) is Status.CONVERGED
     # 60 plain Gauss-Hermite nodes are enough for ten rows a group.
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)

@@ -304,5 +304,5 @@ def test_bad_arguments() -> None:
     model, params = designs.model(design), designs.params(design)
     with pytest.raises(ValueError, match=r"params\.dispersion=None; the gaussian family needs log"):
         gj.deviance(Params(params.beta, params.theta), model)
-    with pytest.raises(ValueError, match=r"nagq=2; use 1 \(Laplace\)"):
-        gj.deviance(params, model, nagq=2)
+    with pytest.raises(ValueError, match=r"nagq=-2; use 1 \(Laplace\)"):
+        gj.deviance(params, model, nagq=-2)

@@ -8,6 +8,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from reference_cases import case
 
@@ -75,6 +76,21 @@ def test_an_optimum_of_the_approximation_alone_is_not_trusted() -> None:
     assert found.laplace == pytest.approx(-480.76, abs=0.02) and found.integral < -600
     assert found.matters
     assert any("optimum of the Laplace approximation alone" in one for one in fit.warnings)
+
+
+def test_an_optimum_of_the_approximation_alone_of_one_random_effect() -> None:
+    """Levels that are all 0 or all 1, but for a few: the approximation has no finite variance."""
+    rng = np.random.default_rng(2)
+    g = np.repeat(np.arange(40), 5)
+    y = (rng.uniform(size=40) < 0.4)[g].astype(int)
+    y[[0, 7, 33]] = 1 - y[[0, 7, 33]]
+    data = pd.DataFrame({"y": y, "x": rng.normal(size=200), "g": g.astype(str)})
+    fit = glmer("y ~ x + (1 | g)", data, "bernoulli")
+    assert fit.theta.iloc[0] > 5
+    assert any("optimum of the Laplace approximation alone" in one for one in fit.warnings)
+    found = fit.laplace_error()
+    assert found.matters and abs(found.error) > 0.5
+    assert "not to be trusted" in found.message or "which matters" in found.message
 
 
 def test_districts_of_many_rows_give_no_warning() -> None:

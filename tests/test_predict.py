@@ -235,6 +235,10 @@ def test_transforms_and_codings_are_those_of_the_fit() -> None:
     [
         ({}, {"kind": "mean"}, "kind='mean'; use one of 'response', 'link'"),
         ({}, {"random": "marginal"}, "random='marginal'; use one of 'conditional', 'popul"),
+        ({}, {"se": "x"}, "se='x'; use True or False"),
+        ({}, {"allow_new_levels": 1}, "allow_new_levels=1; use True or False"),
+        ({}, {"kind": "category"}, "kind='category': the poisson family has no categories"),
+        ({}, {"kind": "category", "se": True}, "no standard errors or limits"),
         ({}, {"level": 95}, "level=95; use a number between 0 and 1"),
         ({"x": None}, {}, "'x'"),
         ({"h": None}, {}, "'h'"),

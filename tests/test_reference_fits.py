@@ -27,9 +27,9 @@ COMPARED = [
     for one in cases(plain=None)
     if one.other_objective is None and not ELSEWHERE.intersection(one.tags)
 ]
-# The zero part has coefficients that run to an infinity: where they are then says nothing. sal_zinb2
-# has a maximum besides, at which glmmTMB stopped: -817.1495; but glmmTMB's own objective is 814.7579
-# at our estimates, so that the higher one is compared from the start of the other only.
+# The zero part has coefficients that run to an infinity: where they are then says nothing.
+# sal_zinb2 has a maximum besides, -817.1495, at which glmmTMB stopped; its own objective at our
+# estimates is 814.7579. So the fit that is compared starts where glmmTMB stopped.
 RUNAWAY, LOWER = ("sal_zinb1/glmmTMB",), ("sal_zinb2/glmmTMB",)
 # glmer.nb finds the size by golden section search, to four digits, and the rest given it.
 PROFILED = ("gt_nb2/lme4", "sal_nb2/lme4")

@@ -88,6 +88,14 @@ def test_a_refit_of_the_own_response_is_the_fit() -> None:
     assert again.call is fit.call
 
 
+def test_a_simulated_frame_of_one_column_is_a_response() -> None:
+    fit = fitted("cbpp/lme4")
+    draws = fit.simulate(1, seed=4)
+    found = fit.refit(draws)
+    np.testing.assert_array_equal(found.frame.y, draws["sim_1"])
+    assert found.llf == fit.refit(draws["sim_1"]).llf != fit.llf
+
+
 def test_a_series_is_aligned_by_its_labels() -> None:
     fit = fitted("cbpp/lme4")
     y = fit.simulate(1, seed=3)["sim_1"]

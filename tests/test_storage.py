@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
-from reference_cases import case
+from reference_cases import FOLDER, case
 
 import glmm_jax as gj
 from glmm_jax.inference import archive, encoding, storage
@@ -342,6 +342,17 @@ def test_a_later_format_is_refused(sleep_file: Path, tmp_path: Path) -> None:
         gj.load(path)
 
 
+def test_a_file_of_the_first_format_is_read() -> None:
+    """Written by an earlier version of this package: the cbpp model of the references."""
+    found = gj.load(FOLDER / "fit_format_1.npz")
+    one = case("cbpp/lme4")
+    assert found.llf == pytest.approx(one.log_likelihood, abs=1e-8) and found.converged
+    beta = found.params.reindex(one.names())
+    np.testing.assert_allclose(beta, one.beta, atol=1e-4 * one.se.min())
+    assert not found.reml and found.call.zero_inflation is None
+    np.testing.assert_allclose(found.predict(one.frame().iloc[:10]), one.fitted10, rtol=1e-6)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content in (b"", b"a,b\n1,2\n", b"PK\x03\x04", b"\x93NUMPY" + bytes(90), os.urandom(3000)):
@@ -369,6 +380,12 @@ def test_paths_that_lead_nowhere(sleep: gj.Fit, tmp_path: Path) -> None:
             gj.load(wrong)
         with pytest.raises(ValueError, match=r"path=.*give the name of a file"):
             sleep.save(wrong)
+    for folder in (tmp_path, str(tmp_path), ""):
+        with pytest.raises(ValueError, match=r"path=.* is a folder.*give the name of a file"):
+            gj.load(folder)
+        with pytest.raises(ValueError, match=r"path=.* is a folder.*give the name of a file"):
+            sleep.save(folder)
+    assert os.listdir(tmp_path) == []
 
 
 # --- what cannot be written ----------------------------------------------------------------------
@@ -378,11 +395,18 @@ class Tilted(gj.links.Logit):
     """A caller's link that has the name of another one."""
 
 
+def _density(y: jax.Array, eta: jax.Array, dispersion: Any) -> jax.Array:
+    return -0.5 * (y - eta) ** 2 - 0.5 * jnp.log(2 * jnp.pi)
+
+
 def test_a_link_or_family_of_the_callers_own_is_refused(sleep: gj.Fit, tmp_path: Path) -> None:
     class Normal(gj.families.Gaussian):
         pass
 
-    for family in (gj.families.Bernoulli(Tilted()), Normal()):
+    own = gj.families.custom(_density, name="own")
+    link = gj.links.custom(jnp.exp, "own")
+    wrapped = gj.families.ZeroInflated(gj.families.Poisson(link))
+    for family in (gj.families.Bernoulli(Tilted()), Normal(), own, wrapped):
         fit = dataclasses.replace(sleep, family=family)
         with pytest.raises(ValueError, match=r"family: .* cannot be made again from its name"):
             fit.save(tmp_path / "fit")

@@ -187,11 +187,16 @@ def test_too_few_zeros_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("id", "message"), [("cm1", "a 0/1 response"), ("sleep_corr_ml", "continuous responses")]
+    ("id", "message"), [("cm1", "A 0/1 response"), ("sleep_corr_ml", "continuous responses")]
 )
-def test_zeros_of_other_responses_are_refused(id: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"zero_inflation: .*{message}"):
-        fitted(id).zero_inflation()
+def test_zeros_of_other_responses_are_no_question(id: str, message: str) -> None:
+    """As `overdispersion` has it: a table without rows, and a sentence."""
+    test = fitted(id).zero_inflation()
+    assert test.frame.empty and message in test.message and test.message.endswith(".")
+    assert list(test.frame.columns) == list(fitted("gt_pois3").zero_inflation(n=9).frame.columns)
+    for wrong in (fitted(id).zero_inflation, fitted(id).overdispersion):
+        with pytest.raises(ValueError, match="n=0"):
+            wrong(n=0)
 
 
 def test_tests_do_not_depend_on_the_precision_of_jax(default_precision: None) -> None:

@@ -158,4 +158,9 @@ def with_zeros(family: Family) -> Family:
     Raises:
         ValueError: the family is none of counts.
     """
-    return family if "logit(zero)" in family.parameters else ZeroInflated(family)
+    if "logit(zero)" in family.parameters:
+        return family
+    try:
+        return ZeroInflated(family)
+    except ValueError as error:
+        raise ValueError(f"zero_inflation= is for a family of counts: {error}") from error

@@ -189,7 +189,7 @@ def _undetermined(fit: Fit) -> list[str]:
 
 
 def _at_limits(fit: Fit) -> list[str]:
-    """Parameters of the family that ran to where it is a simpler one, or that nothing is known of."""
+    """Parameters of the family that ran to a limit, or of which the data say nothing."""
     values, errors = fit.dispersion_params, parameter_names.dispersion_errors(fit)
     models = {PARAMETER_OF[model.argument]: model for model in fit.frame.parameter_models}
     out, at = [], 0

@@ -40,8 +40,8 @@ def simulate(fit: Fit, n: int = 1, seed: int = 0, random: str = "new") -> pd.Dat
     -------
     A data frame with a row per row used and columns "sim_1", "sim_2", ..., in the coding of the
     response in the fit: 1 for the second of two levels, numbers of successes where there are
-    trials; ordered categories come as such. `refit` takes a column back. Precision weights enter the variance; a weight that multiplies a log density does not
-    change how its row is drawn.
+    trials; ordered categories come as such. `refit` takes a column back. Precision weights enter
+    the variance; a weight that multiplies a log density does not change how its row is drawn.
 
     Raises
     ------
