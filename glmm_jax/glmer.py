@@ -31,6 +31,7 @@ def glmer(
     dispersion: str | None = None,
     zero_inflation: str | None = None,
     priors: Any = (),
+    relationship: Any = None,
     optimizer: Any = "quasi-newton",
     max_steps: int = MAX_STEPS,
     na_action: str = "drop",
@@ -98,6 +99,7 @@ def glmer(
         dispersion,
         zero_inflation,
         priors,
+        relationship,
     )
     frame, chosen, call = prepared(formula, families.get(family, link), call)
     fitted, call = fit_call(frame, chosen, call, start, progress)

@@ -167,9 +167,7 @@ def _without_extras(text: str, node: Node, bars: list[Bar], offsets: list[Node])
             return None
         case Call(function, (Binary("|" | "||") as bar,), ()) if function in STRUCTURES:
             if bar.operator == "||":
-                raise fault(
-                    text, bar.at, f"{function}(...) takes one bar, as in {function}(x | g)"
-                )
+                raise fault(text, bar.at, f"{function}(...) takes one bar, as in {function}(x | g)")
             bars.append((bar, function))
             return None
         case Call(function, (Binary("|" | "||"), *_)) if function not in (*FUNCTIONS, "c"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 # Covariance structures that a random term can name, `ar1(0 + week | g)`; "us", unstructured, is
 # that of a term which names none.
 STRUCTURES = ("us", "diag", "cs", "ar1")

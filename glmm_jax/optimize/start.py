@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from glmm_jax import covariance, pirls
-from glmm_jax.linalg import base, block_diagonal, schur
+from glmm_jax.linalg import base, block_diagonal, related, schur
 from glmm_jax.linalg.segments import total
 from glmm_jax.links import Identity, Inverse, Sqrt
 from glmm_jax.model import Model, Params, in_order, lambdas, natural, pivots, thetas
@@ -89,6 +89,8 @@ def _blocks(
         half = block_diagonal.solve_lower(lower, eye)
         levels = structure.levels[f]
         seen = total(used, structure.index[f], levels) > 0
+        if related.is_related(structure, f):
+            seen = structure.roots[str(f)].T ** 2 @ seen.astype(D.dtype) > 0
         out.append((jnp.swapaxes(half, -1, -2) @ half, seen.astype(D.dtype)))
     return out
 
