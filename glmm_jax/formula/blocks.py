@@ -36,6 +36,12 @@ class RandomBlock:
     structure: str = "us"
     relationship: Relationship | None = None
 
+    @property
+    def label(self) -> str:
+        """One name for all columns: what they share before "[", or the first and the last."""
+        shared = {name.partition("[")[0] for name in self.names}
+        return shared.pop() if len(shared) == 1 else f"{self.names[0]} ... {self.names[-1]}"
+
 
 def random_blocks(
     formula: Formula,
