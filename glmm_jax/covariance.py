@@ -220,9 +220,9 @@ def inward(covariance: Structured, theta: jax.Array, scale: jax.Array, least: fl
 def boundary(covariance: Covariance, theta: jax.Array) -> jax.Array:
     """Which parameters are exactly on the boundary, (size,) bool: a pivot of zero, or t at an end
     of its range."""
-    zero = pivots(covariance) & (theta == 0)
+    zero = jnp.asarray(pivots(covariance)) & (theta == 0)
     if isinstance(covariance, Structured):
-        return zero | (~pivots(covariance) & (jnp.abs(theta) == RIGHT_ANGLE))
+        return jnp.where(pivots(covariance), zero, jnp.abs(theta) == RIGHT_ANGLE)
     return zero
 
 
@@ -232,8 +232,8 @@ def canonical_parameters(
     """The theta, (size,), of the same Lambda Lambda' that `canonical` chooses.
 
     For a structured kind: deviations >= 0, those below `zero` in natural units exactly zero; t in
-    -pi/2 ... pi/2 and within `zero` of an end exactly there; t of no correlation where all (but
-    one) of the deviations are zero.
+    -pi/2 ... pi/2 and within `zero` of an end exactly there; t of no correlation where all of the
+    deviations are zero, and where all but one are, see `_other_side`.
     """
     if isinstance(covariance, Linear):
         tolerance = zero * jnp.diagonal(factor(covariance, scale))
@@ -243,9 +243,23 @@ def canonical_parameters(
     first = jnp.where(kept, jnp.abs(theta[:-1]), 0.0)
     t = _folded(theta[-1])
     t = jnp.where(jnp.cos(t) <= zero, jnp.sign(t) * RIGHT_ANGLE, t)
-    needed = 1 if isinstance(covariance, AR1) else 2
-    t = jnp.where(jnp.sum(kept) >= needed, t, angle_of(covariance, 0.0))
+    if isinstance(covariance, CompoundSymmetry):
+        t = jnp.where(jnp.sum(kept) == 1, _other_side(covariance, t), t)
+    t = jnp.where(jnp.any(kept), t, angle_of(covariance, 0.0))
     return jnp.concatenate([first, t[None]])
+
+
+def _other_side(covariance: CompoundSymmetry, angle: jax.Array) -> jax.Array:
+    """An angle whose correlation has the other sign, unless it was chosen here already.
+
+    With one deviation positive and the others zero the correlation changes nothing, but its sign
+    decides whether the deviance rises or falls along the others. A search that has come to zero
+    with one sign must be shown the other before the point can count as a minimum.
+    """
+    none = angle_of(covariance, 0.0)
+    negative, positive = 0.5 * (none - RIGHT_ANGLE), 0.5 * (none + RIGHT_ANGLE)
+    chosen = (angle == negative) | (angle == positive)
+    return jnp.where(chosen, angle, jnp.where(angle > none, negative, positive))
 
 
 def _folded(angle: jax.Array) -> jax.Array:
