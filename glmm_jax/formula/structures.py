@@ -17,8 +17,8 @@ def check_columns(term: RandomTerm, names: tuple[str, ...]) -> None:
     """Raise a ValueError for a structure with a correlation but fewer than two columns."""
     if term.structure in ("cs", "ar1") and len(names) < 2:
         raise ValueError(
-            f"formula: {written(term)} has one column, {', '.join(names)}, and so no correlation; give "
-            f"a factor without intercept, {term.structure}(0 + factor(x) | {term.group_name})"
+            f"formula: {written(term)} has one column, {', '.join(names)}, and so no correlation; "
+            f"give a factor without intercept, {term.structure}(0 + factor(x) | {term.group_name})"
         )
 
 
