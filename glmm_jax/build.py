@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax import families, structure
-from glmm_jax.covariance import Full
+from glmm_jax.covariance import KINDS, Covariance
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame, RandomBlock, build_frame
+from glmm_jax.formula.relationship import Relationship
 from glmm_jax.model import CURVATURES, Model, Term
 from glmm_jax.priors import resolve
 
@@ -50,6 +51,7 @@ def build_model(
     dispersion: str | None = None,
     zero_inflation: str | None = None,
     priors: Any = (),
+    relationship: Any = None,
 ) -> Model:
     """The Model pytree of a formula and a data frame, for the pure layer.
 
@@ -67,6 +69,7 @@ def build_model(
         latter a count family becomes its zero-inflated version.
     priors : penalties added to the deviance, see `priors`.
     na_action : "drop" rows with missing values, or "raise".
+    relationship : known covariance between the levels of a grouping factor, see `glmer`.
 
     Raises
     ------
@@ -85,6 +88,7 @@ def build_model(
         dispersion=dispersion,
         zero_inflation=zero_inflation,
         absorbed=absorbs(chosen),
+        relationship=relationship,
     )
     if absorbs(chosen):
         chosen = chosen.matched(frame.y)  # type: ignore[attr-defined]
@@ -154,7 +158,9 @@ def place(
     levels = tuple(len(blocks[0].levels) for blocks in members)
     columns = tuple(sum(b.Z.shape[1] for b in blocks) for blocks in members)
     index = tuple(np.asarray(blocks[0].index) for blocks in members)
-    order, eliminated = structure.elimination_order(index, levels, columns)
+    relations = [blocks[0].relationship for blocks in members]
+    related = tuple(f for f, relation in enumerate(relations) if relation is not None)
+    order, eliminated = structure.elimination_order(index, levels, columns, related)
     pad = bucket if padded else structure.identity
     n = len(frame.y)
     rows = np.zeros(pad(n), np.int64)  # padding repeats row 0, which is valid for every link
@@ -165,11 +171,16 @@ def place(
         tuple(columns[f] for f in order),
         eliminated,
         pad,
+        {
+            order.index(f): _root(relation, pad(levels[f]))
+            for f, relation in enumerate(relations)
+            if relation is not None
+        },
     )
-    starts = np.cumsum([0, *(Full(b.Z.shape[1]).size for b in frame.blocks)])
+    starts = np.cumsum([0, *(kind_of(b).size for b in frame.blocks)])
     terms = tuple(
         tuple(
-            Term(Full(b.Z.shape[1]), int(starts[i]))
+            Term(kind_of(b), int(starts[i]))
             for i, b in enumerate(frame.blocks)
             if b.grouping == names[f]
         )
@@ -202,6 +213,19 @@ def place(
         n=n,
     )
     return model, placement
+
+
+def kind_of(block: RandomBlock) -> Covariance:
+    """The kind of covariance of a block's columns."""
+    return KINDS[block.structure](block.Z.shape[1])
+
+
+def _root(relation: Relationship, size: int) -> np.ndarray:
+    """Lower Cholesky factor of a relationship matrix, (size, size); padded levels are unrelated."""
+    root = np.eye(size)
+    levels = len(relation.labels)
+    root[:levels, :levels] = np.linalg.cholesky(relation.matrix)
+    return root
 
 
 def _parameter_matrices(frame: Frame, family: Family) -> tuple[np.ndarray | None, ...]:
@@ -267,6 +291,8 @@ def _check_identified(frame: Frame, family: Family) -> None:
                 "the covariates, so its residual variance is zero; check the response and formula"
             )
     for block in frame.blocks:
+        if block.relationship is not None and np.any(np.tril(block.relationship.matrix, -1)):
+            continue  # related levels tell their variance from that of the residuals
         effects = len(block.levels) * block.Z.shape[1]
         if effects >= n:
             raise ValueError(

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from glmm_jax.model import Model, thetas, unflatten
+from glmm_jax import covariance
+from glmm_jax.model import Model, in_order, pivots, unflatten
 from glmm_jax.objective.marginal import marginal
 from glmm_jax.optimize.coordinates import Target, place, settled
 from glmm_jax.optimize.quasi_newton import (
@@ -158,9 +159,14 @@ def point(
 
 
 def _nudged(x: jax.Array, model: Model, natural: jax.Array) -> jax.Array:
-    """x with every pivot of Lambda at least `NUDGE` in size."""
+    """x with every pivot of Lambda at least `NUDGE` in size, and correlations off their ends."""
     theta = slice(model.p, model.p + model.m)
-    pivot = thetas(tuple(jnp.eye(k) for k in model.structure.columns), model) > 0
     least = NUDGE * natural[theta]
     kept = jnp.where(x[theta] < 0, -1.0, 1.0) * jnp.maximum(jnp.abs(x[theta]), least)
-    return x.at[theta].set(jnp.where(pivot, kept, x[theta]))
+    x = x.at[theta].set(jnp.where(pivots(model), kept, x[theta]))
+    for term in in_order(model):
+        if isinstance(term.covariance, covariance.Structured):
+            part = slice(model.p + term.start, model.p + term.stop)
+            own = covariance.inward(term.covariance, x[part], natural[part], NUDGE)
+            x = x.at[part].set(own)
+    return x

@@ -44,8 +44,9 @@ class Estimate:
         cross part zero.
     status () : a `Status` code. decrement () : half of g' H^-1 g in scaled coordinates, what the
     deviance could still lose. smallest_eigenvalue () : of the Hessian in scaled coordinates.
-    singular (m,) : diagonal elements of Lambda that are exactly zero. separated (p,) : coefficients
-    without a finite estimate. evaluations, hessians () : how often each was computed.
+    singular (m,) : elements of theta exactly on the boundary: diagonal elements of Lambda that are
+    zero, a correlation of 1 or -1 that is a parameter. separated (p,) : coefficients without a
+    finite estimate. evaluations, hessians () : how often each was computed.
     """
 
     params: Params
@@ -265,7 +266,7 @@ def program(
         status=_status(found, separated),
         decrement=found.decrement,
         smallest_eigenvalue=found.smallest,
-        singular=boundary.zero_pivots(params.theta, model),
+        singular=boundary.singular(params.theta, model),
         separated=separated,
         evaluations=found.evaluations + used,
         hessians=found.hessians,

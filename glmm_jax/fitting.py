@@ -15,6 +15,7 @@ from glmm_jax.build import Placement, absorbs, place
 from glmm_jax.estimate import MAX_STEPS, Estimate, checked, program
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame, build_frame
+from glmm_jax.formula.relationship import read_relationships
 from glmm_jax.model import Model, Params, flatten
 from glmm_jax.objective.marginal import check
 from glmm_jax.priors import listed
@@ -46,6 +47,7 @@ class Call:
     dispersion: str | None = None
     zero_inflation: str | None = None
     priors: Any = ()
+    relationship: Any = None
     wrapped: bool = False
     settled: bool | None = None
     refitted: bool = False
@@ -56,6 +58,7 @@ class Call:
             if value is not None and not isinstance(value, str):
                 copied = value.copy() if isinstance(value, pd.Series) else np.array(value)
                 object.__setattr__(self, name, copied)
+        object.__setattr__(self, "relationship", read_relationships(self.relationship) or None)
 
 
 # Numbers of nodes that nagq="auto" tries in turn, and when it is content: no estimate moves by more
@@ -91,6 +94,7 @@ def prepared(formula: Any, family: Family, call: Call) -> tuple[Frame, Family, C
         na_action=call.na_action,
         dispersion=call.dispersion,
         zero_inflation=call.zero_inflation,
+        relationship=call.relationship,
         absorbed=absorbs(family),
     )
     if absorbs(family):

@@ -31,6 +31,7 @@ def glmer(
     dispersion: str | None = None,
     zero_inflation: str | None = None,
     priors: Any = (),
+    relationship: Any = None,
     optimizer: Any = "quasi-newton",
     max_steps: int = MAX_STEPS,
     na_action: str = "drop",
@@ -42,7 +43,11 @@ def glmer(
     ----------
     formula : lme4's, for example "use ~ age + I(age^2) + urban + (urban | district)". The left side
         may be cbind(successes, failures), a proportion with `trials`, a two-level factor, strings
-        or booleans.
+        or booleans. The covariance of a random term can have a structure, as in glmmTMB:
+        diag(x | g), independent columns; cs(0 + f | g), compound symmetry, one correlation between
+        every two levels of the factor f; ar1(0 + time | g), one variance and the correlation
+        rho^|i - j| of the times i and j, the levels of the factor `time` (factor(time) makes one of
+        numbers) in their order, those without rows included where it is categorical.
     data : a data frame (or a dictionary of columns), not changed.
     family : "bernoulli", "binomial", "poisson", "gaussian", "negative_binomial" and others (see
         `families`), or a `families.Family`.
@@ -67,6 +72,13 @@ def glmer(
     priors : penalties for hard cases (separation, variances at zero): `priors.Normal()`,
         `priors.StudentT()`, `priors.Wishart()`, a function (params, model) -> -2 log density, or
         several of them.
+    relationship : {"animal": K}, a known covariance between the levels of a grouping factor, up to
+        its scale (pedigree, phylogeny, kinship): b of all levels has covariance K kron V, with V
+        that of one level where K has a diagonal of ones. K is a DataFrame whose index and columns
+        are the levels, or a pair (matrix, labels): symmetric, positive definite, with all levels of
+        the data. Levels without rows are predicted from their relatives. A second, unrelated effect
+        of the same levels needs a copy of their column under another name. The cost grows with the
+        cube of the number of levels.
     optimizer : "quasi-newton", "newton", "lbfgs" or an optax gradient transformation.
     max_steps : limit on evaluations of the gradient.
     na_action : "drop" rows with missing values (counted in the summary) or "raise".
@@ -98,6 +110,7 @@ def glmer(
         dispersion,
         zero_inflation,
         priors,
+        relationship,
     )
     frame, chosen, call = prepared(formula, families.get(family, link), call)
     fitted, call = fit_call(frame, chosen, call, start, progress)

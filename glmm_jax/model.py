@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from glmm_jax import covariance
 from glmm_jax.families.base import Family
@@ -27,7 +28,8 @@ class Params:
     """Parameters of a GLMM.
 
     beta (p,): fixed-effects coefficients. theta (m,): covariance parameters in lme4's order, the
-    lower triangle of each term's Lambda by column, term after term. dispersion: the family's
+    lower triangle of each term's Lambda by column, term after term (or what `covariance` says of
+    its kind). dispersion: the family's
     parameters besides eta; () for one, log(phi) say (Gaussian: log(sigma^2)); (d,) for several, or
     for the coefficients of models of them, parameter after parameter; None for families without.
     """
@@ -226,6 +228,29 @@ def thetas(factors: tuple[jax.Array, ...], model: Model) -> jax.Array:
             theta = theta.at[term.start : term.stop].set(part)
             row += k
     return theta
+
+
+def natural(rows: tuple[jax.Array, ...], model: Model) -> jax.Array:
+    """Size of each element of theta, (m,), from a standard deviation of each column, (k,)."""
+    theta = jnp.zeros(model.m, rows[0].dtype)
+    for terms, own in zip(model.terms, rows, strict=True):
+        row = 0
+        for term in terms:
+            k = term.covariance.columns
+            part = covariance.natural(term.covariance, own[row : row + k])
+            theta = theta.at[term.start : term.stop].set(part)
+            row += k
+    return theta
+
+
+def in_order(model: Model) -> list[Term]:
+    """All terms of a model in the order of theta."""
+    return sorted((t for terms in model.terms for t in terms), key=lambda t: t.start)
+
+
+def pivots(model: Model) -> np.ndarray:
+    """Which elements of theta are zero only where a variance is, (m,) bool; see `covariance`."""
+    return np.concatenate([covariance.pivots(term.covariance) for term in in_order(model)])
 
 
 def flatten(params: Params) -> jax.Array:

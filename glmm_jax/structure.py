@@ -12,13 +12,14 @@ diagonal part is block-diagonal at that moment. That is so for the first factor 
 later one if each level of every factor eliminated before meets one level of it only (nesting).
 Eliminating then couples no levels that do not share an observation already. Factors are taken
 largest first as long as that holds; the couplings that remain form one dense matrix. Everything
-here is integers, worked out in NumPy; the arrays become leaves of a pytree.
+here is integers (but for what relates levels), worked out in NumPy; the arrays become leaves of a
+pytree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import jax
@@ -32,7 +33,7 @@ SCATTER_COST = 150
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["index", "edge_of_row", "edge_left", "edge_right", "fill", "pairs"],
+    data_fields=["index", "edge_of_row", "edge_left", "edge_right", "fill", "pairs", "roots"],
     meta_fields=["levels", "columns", "eliminated", "solver"],
 )
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Structure:
         pairs         "f,g,h" -> (3, pairs): the same for g, h >= E: coupling of (f, g), of (f, h),
                       cell (level of g) * levels of h + (level of h); absent where a dense product
                       is cheaper
+    and, floats, where the levels of f are related by a known matrix K:
+        roots         "f" -> (levels, levels): its lower Cholesky factor; such a factor is never
+                      eliminated, see `linalg.related`
     Static: levels and columns per factor, the number eliminated, and the solver ("schur", or
     "dense", which ignores the pattern and serves as the reference).
     """
@@ -63,6 +67,7 @@ class Structure:
     columns: tuple[int, ...]
     eliminated: int
     solver: str = "schur"
+    roots: dict[str, jax.Array] = field(default_factory=dict)
 
     @property
     def q(self) -> int:
@@ -91,9 +96,15 @@ def identity(size: int) -> int:
 
 
 def elimination_order(
-    index: tuple[np.ndarray, ...], levels: tuple[int, ...], columns: tuple[int, ...]
+    index: tuple[np.ndarray, ...],
+    levels: tuple[int, ...],
+    columns: tuple[int, ...],
+    related: tuple[int, ...] = (),
 ) -> tuple[tuple[int, ...], int]:
-    """Order of the factors (positions in the argument) and how many of them are eliminated."""
+    """Order of the factors (positions in the argument) and how many of them are eliminated.
+
+    `related` factors, whose levels all meet each other, are not.
+    """
     remaining = sorted(range(len(levels)), key=lambda f: (-levels[f] * columns[f], f))
     order: list[int] = []
     reached: list[dict[int, np.ndarray]] = []  # per eliminated factor: factor -> pairs met
@@ -106,7 +117,8 @@ def elimination_order(
     while remaining:
         chosen = None
         for f in remaining:
-            if all(_is_function(neighbours[f], levels[f]) for neighbours in reached):
+            nested = all(_is_function(neighbours[f], levels[f]) for neighbours in reached)
+            if nested and f not in related:
                 chosen = f
                 break
         if chosen is None:
@@ -123,6 +135,7 @@ def build(
     columns: tuple[int, ...],
     eliminated: int,
     pad: Callable[[int], int] = identity,
+    roots: Mapping[int, np.ndarray] | None = None,
 ) -> Structure:
     """Structure of factors that are already in order of elimination.
 
@@ -133,6 +146,7 @@ def build(
     eliminated : number of factors to eliminate, from `elimination_order`.
     pad : size of the array that holds a given number of couplings. Padded couplings receive no
         observation, so they are blocks of zeros and change nothing.
+    roots : of related factors, Cholesky factors (levels, levels) of their matrices.
     """
     factors = len(levels)
     keys: dict[tuple[int, int], np.ndarray] = {}
@@ -189,6 +203,7 @@ def build(
         levels=tuple(levels),
         columns=tuple(columns),
         eliminated=eliminated,
+        roots={str(f): jnp.asarray(root, float) for f, root in (roots or {}).items()},
     )
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from glmm_jax.formula.blocks import RandomBlock, random_blocks
 from glmm_jax.formula.columns import Factor, Value
 from glmm_jax.formula.fixed import Coding, Terms, code, expand, model_matrix
 from glmm_jax.formula.grouping import theta_order
 from glmm_jax.formula.parser import parse, parse_one_sided
 from glmm_jax.formula.rank import independent_columns
+from glmm_jax.formula.relationship import read_relationships
 from glmm_jax.formula.response import Response, counts, ordered, plain, two_levels, with_trials
 from glmm_jax.formula.rows import (
     Rows,
@@ -23,25 +25,6 @@ from glmm_jax.formula.rows import (
 )
 from glmm_jax.formula.terms import Formula
 from glmm_jax.formula.transforms import State
-
-
-@dataclass(frozen=True, eq=False)
-class RandomBlock:
-    """One random-effects term after the expansion of `||` and `/`: one covariance block.
-
-    Attributes:
-        grouping: lme4's name of the grouping factor, `"district"` or `"urban:district"`.
-        names: the k column names, for example `("Intercept", "urban[T.Y]")`.
-        levels: labels of the levels that occur, in lme4's order.
-        index: (n,) int32, level of each row; -1 for a level the fit has not seen (new data).
-        Z: (n, k) float64, the row's values of the k columns.
-    """
-
-    grouping: str
-    names: tuple[str, ...]
-    levels: pd.Index
-    index: np.ndarray
-    Z: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +112,7 @@ def build_frame(
     na_action: str = "drop",
     dispersion: str | None = None,
     zero_inflation: str | None = None,
+    relationship: object = None,
     absorbed: bool = False,
 ) -> Frame:
     """The arrays of a model as R and lme4 would make them.
@@ -202,7 +186,7 @@ def build_frame(
                 "thresholds of ordered categories take anyway; write it without 0 + or - 1"
             )
         kept = kept & (np.array(fixed_coding.names) != "Intercept")
-    blocks, codings = _blocks(formula, random, rows)
+    blocks, codings = random_blocks(formula, random, rows, read_relationships(relationship))
     order = theta_order([len(block.levels) for block in blocks])
     return Frame(
         formula=formula,
@@ -303,25 +287,6 @@ def _response(
         return response
     counted = with_trials(response.y, trials, name)
     return Response(counted.y, counted.trials, response.levels)
-
-
-def _blocks(
-    formula: Formula, random: tuple[Terms, ...], rows: Rows
-) -> tuple[list[RandomBlock], list[Coding]]:
-    """Blocks and their codings in the order of the formula."""
-    shared: dict[tuple[str, ...], tuple[pd.Index, np.ndarray]] = {}
-    blocks, codings = [], []
-    for term, terms in zip(formula.random, random, strict=True):
-        if term.grouping not in shared:
-            factor = rows.grouping(term.grouping)
-            levels = pd.Index(factor.labels, dtype=object)
-            shared[term.grouping] = levels, factor.codes.astype(np.int32)
-        values = {factor: rows.term(factor) for factor in terms.factors}
-        coding = code(terms, values)
-        Z = model_matrix(coding, values, rows.n)
-        blocks.append(RandomBlock(term.group_name, coding.names, *shared[term.grouping], Z))
-        codings.append(coding)
-    return blocks, codings
 
 
 def formula_offset(formula: Formula, rows: Rows, vector: np.ndarray | None) -> np.ndarray:

@@ -105,9 +105,7 @@ def new_frame(
                 f"{shown}); pass allow_new_levels=True to predict with their random effects at zero"
             )
         Z = model_matrix(design.random[i], _new_values(design.random[i], rows), rows.n)
-        blocks.append(
-            RandomBlock(block.grouping, block.names, block.levels, index.astype(np.int32), Z)
-        )
+        blocks.append(replace(block, index=index.astype(np.int32), Z=Z))
     return NewFrame(
         X=X if design.kept.all() else np.ascontiguousarray(X[:, design.kept]),
         blocks=tuple(blocks),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from glmm_jax.formula.evaluate import check_calls
+from glmm_jax.formula.evaluate import FUNCTIONS, check_calls
 from glmm_jax.formula.fixed import expand
 from glmm_jax.formula.syntax import (
     Binary,
@@ -19,10 +19,13 @@ from glmm_jax.formula.syntax import (
     render,
     walk,
 )
-from glmm_jax.formula.terms import Formula, RandomTerm
+from glmm_jax.formula.terms import STRUCTURES, Formula, RandomTerm
 
 _BARS = ("|", "||")
 _GROUPING_CALLS = ("factor", "C", "as.factor")
+
+Bar = tuple[Binary, str]
+"""A random term as it is written, and the structure of its covariance."""
 
 
 def parse(text: str) -> Formula:
@@ -34,6 +37,10 @@ def parse(text: str) -> Formula:
     - `(x|a/b)` is `(x|b:a) + (x|a)`, named `b:a` and `a`;
     - `(x + z||g)` is `(1|g) + (0 + x|g) + (0 + z|g)`. A categorical `x` keeps its columns in one
       correlated block, `(0 + x|g)`: the bars separate terms, not columns.
+
+    A term may name the structure of its covariance as in glmmTMB: `us(x|g)` (unstructured, the same
+    as `(x|g)`), `diag(x|g)` (independent columns), `cs(0 + f|g)` (compound symmetry: one
+    correlation), `ar1(0 + time|g)` (autoregressive in the order of the levels of `time`).
 
     Raises:
         TypeError: `text` is no string.
@@ -58,7 +65,7 @@ def parse_one_sided(text: str, argument: str) -> str:
     inner = text.strip()[1:]
     if not inner.strip() or "~" in inner:
         raise ValueError(f"{argument}={text!r}; use a one-sided formula such as '~ x'")
-    bars: list[Binary] = []
+    bars: list[Bar] = []
     offsets: list[Node] = []
     fixed = _without_extras(inner, parse_expression(inner), bars, offsets)
     if bars or offsets:
@@ -88,7 +95,7 @@ def _parse(text: str) -> Formula:
         if isinstance(node, Binary) and node.operator == "~":
             raise fault(text, node.at, "a second '~'")
     response, successes, failures = _response(text, tree.left)
-    bars: list[Binary] = []
+    bars: list[Bar] = []
     offsets: list[Node] = []
     fixed = _without_extras(text, tree.right, bars, offsets)
     if fixed is not None:
@@ -99,7 +106,7 @@ def _parse(text: str) -> Formula:
             f"formula: {text!r} has no random term; add one such as '+ (1 | group)', or fit a "
             "model without random effects with statsmodels' GLM"
         )
-    random = tuple(term for bar in bars for term in _random_terms(text, bar))
+    random = tuple(term for bar, kind in bars for term in _random_terms(text, bar, kind))
     for offset in offsets:
         check_calls(offset)
     return Formula(
@@ -136,11 +143,19 @@ def _first_bar(node: Node) -> Binary | None:
     return None
 
 
+def _structured(node: Node) -> bool:
+    """Whether a call is a random term that names its covariance, such as `cs(0 + f | g)`."""
+    match node:
+        case Call(function, (Binary("|" | "||"), *_)):
+            return function in STRUCTURES
+    return False
+
+
 def _is_offset(node: Node) -> bool:
     return isinstance(node, Call) and node.function == "offset"
 
 
-def _without_extras(text: str, node: Node, bars: list[Binary], offsets: list[Node]) -> Node | None:
+def _without_extras(text: str, node: Node, bars: list[Bar], offsets: list[Node]) -> Node | None:
     """The fixed part alone (None when nothing is left); bars and offsets are collected."""
 
     def below(inner: Node) -> Node | None:
@@ -148,8 +163,20 @@ def _without_extras(text: str, node: Node, bars: list[Binary], offsets: list[Nod
 
     match node:
         case Parens(Binary(operator) as bar) if operator in _BARS:
-            bars.append(bar)
+            bars.append((bar, "us"))
             return None
+        case Call(function, (Binary("|" | "||") as bar,), ()) if function in STRUCTURES:
+            if bar.operator == "||":
+                raise fault(text, bar.at, f"{function}(...) takes one bar, as in {function}(x | g)")
+            bars.append((bar, function))
+            return None
+        case Call(function, (Binary("|" | "||"), *_)) if function not in (*FUNCTIONS, "c"):
+            raise fault(
+                text,
+                node.at,
+                f"unknown covariance structure {function!r}; a random term can be one of "
+                f"{', '.join(f'{name}(x | g)' for name in STRUCTURES)}",
+            )
         case Binary(operator) if operator in _BARS:
             raise fault(text, node.at, "a random term needs parentheses, as in (1 | group)")
         case Call("offset", arguments, keywords):
@@ -181,8 +208,9 @@ def _without_extras(text: str, node: Node, bars: list[Binary], offsets: list[Nod
 def _check_fixed_only(text: str, node: Node) -> None:
     bar = _first_bar(node)
     offset = next((item for item in walk(node) if _is_offset(item)), None)
-    if bar is not None:
-        raise fault(text, bar.at, "a random term can only be added to the others with '+'")
+    found = bar or next((item for item in walk(node) if _structured(item)), None)
+    if found is not None:
+        raise fault(text, found.at, "a random term can only be added to the others with '+'")
     if offset is not None:
         raise fault(text, offset.at, "offset(...) can only be added to the other terms with '+'")
 
@@ -225,7 +253,7 @@ def _check_terms(text: str, node: Node) -> None:
             return _check_terms(text, inner)
 
 
-def _random_terms(text: str, bar: Binary) -> list[RandomTerm]:
+def _random_terms(text: str, bar: Binary, kind: str) -> list[RandomTerm]:
     """The blocks of one pair of parentheses in lme4's order: by `||` first, then by `/`."""
     if _first_bar(bar.left) is not None or _first_bar(bar.right) is not None:
         raise fault(text, bar.at, "a second bar in one random term")
@@ -241,7 +269,7 @@ def _random_terms(text: str, bar: Binary) -> list[RandomTerm]:
     if diagonal:
         pieces = ["1"] if terms.intercept else []
         pieces += ["0 + " + ":".join(term) for term in terms.terms]
-    return [RandomTerm(piece, group, diagonal) for piece in pieces for group in groupings]
+    return [RandomTerm(piece, group, diagonal, kind) for piece in pieces for group in groupings]
 
 
 def _groupings(text: str, node: Node) -> list[tuple[str, ...]]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Covariance structures that a random term can name, `ar1(0 + week | g)`; "us", unstructured, is
+# that of a term which names none.
+STRUCTURES = ("us", "diag", "cs", "ar1")
+
 
 @dataclass(frozen=True)
 class RandomTerm:
@@ -15,11 +19,13 @@ class RandomTerm:
             `("urban", "district")` for `urban:district`; the first one varies slowest.
         diagonal: True when the term was written with `||`. It is information only, since such a
             term has been split already: `(x || g)` gives `1` and `0 + x`, as in lme4.
+        structure: of its covariance, one of `STRUCTURES`.
     """
 
     expression: str
     grouping: tuple[str, ...]
     diagonal: bool = False
+    structure: str = "us"
 
     @property
     def group_name(self) -> str:

@@ -19,6 +19,7 @@ from glmm_jax.formula.syntax import (
     render,
     walk,
 )
+from glmm_jax.formula.terms import STRUCTURES
 
 # A "." of its own, which the grammar does not know, between texts and quoted names that it does.
 _DOT = re.compile(r"""`[^`]*`|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?<![\w.])\.(?![\w.])""")
@@ -29,7 +30,10 @@ Key = frozenset[tuple[object, ...]]
 
 @dataclass(frozen=True)
 class _Right:
-    """The right side of a formula as sums: fixed terms, offsets, random terms, each as trees."""
+    """The right side of a formula as sums: fixed terms, offsets, random terms, each as trees.
+
+    A random term is what stands in its parentheses, or the call that names its structure.
+    """
 
     intercept: bool = True
     fixed: tuple[Node, ...] = ()
@@ -41,7 +45,7 @@ class _Right:
         parts += map(render, self.fixed)
         parts = parts or ["1"]
         parts += [f"offset({render(node)})" for node in self.offsets]
-        return " + ".join([*parts, *(f"({render(bar)})" for bar in self.random)])
+        return " + ".join([*parts, *map(_written, self.random)])
 
 
 def merged(old: str, new: str) -> str:
@@ -129,8 +133,10 @@ def _add(to: _Right, node: Node, there: _Right | None) -> _Right:
             return _remove(to, operand, there)
         case Parens(Binary(operator) as bar) if operator in _BARS:
             bar = bar if there is None else _put(bar, _as_factor(there))
-            known = {key for item in to.random for key in _keys(item)}
-            return to if _keys(bar) <= known else replace(to, random=(*to.random, bar))
+            return _add_random(to, bar)
+        case Call(function, (Binary() as bar,), (), at) if function in STRUCTURES:
+            bar = bar if there is None else _put(bar, _as_factor(there))
+            return _add_random(to, Call(function, (bar,), (), at))
         case Parens(inner) if _is_sum(inner):
             return _add(to, inner, there)
         case Call("offset", (inner,), ()):
@@ -149,6 +155,20 @@ def _add(to: _Right, node: Node, there: _Right | None) -> _Right:
     return _add_fixed(to, node)
 
 
+def _add_random(to: _Right, bar: Node) -> _Right:
+    known = {key for item in to.random for key in _keys(item)}
+    return to if _keys(bar) <= known else replace(to, random=(*to.random, bar))
+
+
+def _is_structured(node: Node) -> bool:
+    return isinstance(node, Call) and node.function in STRUCTURES
+
+
+def _written(bar: Node) -> str:
+    """A random term as it stands in a formula."""
+    return render(bar) if _is_structured(bar) else f"({render(bar)})"
+
+
 def _is_sum(node: Node) -> bool:
     """Whether parentheses around a node can be left out where it is added."""
     match node:
@@ -162,7 +182,7 @@ def _add_others(to: _Right, there: _Right) -> _Right:
     for inner in there.offsets:
         to = _add(to, Call("offset", (inner,)), None)
     for bar in there.random:
-        to = _add(to, Parens(bar), None)
+        to = _add(to, bar if _is_structured(bar) else Parens(bar), None)
     return to
 
 
@@ -190,6 +210,8 @@ def _remove(of: _Right, node: Node, there: _Right | None) -> _Right:
     match node:
         case Parens(Binary(operator) as bar) if operator in _BARS:
             return _remove_random(of, bar, there is not None)
+        case Call(function, (Binary(),), ()) if function in STRUCTURES:
+            return _remove_random(of, node, there is not None)
         case Parens(inner) if _is_sum(inner):
             return _remove(of, inner, there)
         case Binary("+", left, right):
@@ -222,14 +244,14 @@ def _remove_random(of: _Right, bar: Node, strict: bool) -> _Right:
         if not keys & gone:
             kept.append(item)
             continue
-        for term in parse(f"y ~ ({render(item)})").random:
-            text = f"({term.expression} | {term.group_name})"
-            left = parse_expression(text)
-            assert isinstance(left, Parens)
-            if not _keys(left.inner) & gone:
-                kept.append(left.inner)
+        for term in parse(f"y ~ {_written(item)}").random:
+            left = parse_expression(f"{term.expression} | {term.group_name}")
+            if _is_structured(item):
+                left = Call(term.structure, (left,))
+            if not _keys(left) & gone:
+                kept.append(left)
     if tuple(kept) == of.random and strict:
-        raise _absent(f"({render(bar)})", of)
+        raise _absent(_written(bar), of)
     return replace(of, random=tuple(kept))
 
 
@@ -249,6 +271,7 @@ def _keys(bar: Node) -> Key:
             expand(term.expression).intercept,
             frozenset(map(frozenset, expand(term.expression).terms)),
             frozenset(term.grouping),
+            term.structure,
         )
-        for term in parse(f"y ~ ({render(bar)})").random
+        for term in parse(f"y ~ {_written(bar)}").random
     )

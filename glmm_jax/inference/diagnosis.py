@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glmm_jax.build import PARAMETER_OF
-from glmm_jax.inference import parameter_names
-from glmm_jax.inference.varcorr import covariance_terms, triangles, varcorr
+from glmm_jax.covariance import Structured
+from glmm_jax.inference import parameter_names, structured
+from glmm_jax.inference.varcorr import CovarianceTerm, covariance_terms, triangles, varcorr
 from glmm_jax.objective import marginal
 from glmm_jax.status import Status
 
@@ -138,6 +139,9 @@ def singular_terms(fit: Fit) -> list[str]:
     flags = np.asarray(fit.estimate.singular)
     for term in covariance_terms(fit.frame):
         block, Lambda = term.block, term.triangle(fit.theta)
+        if isinstance(term.kind, Structured):
+            sentences += _singular_structured(term, np.asarray(fit.theta)[term.part])
+            continue
         row, column = term.kind.entries()
         zero = row[(row == column) & flags[term.part]]
         none = [block.names[i] for i in zero if not Lambda[i].any()]
@@ -152,6 +156,25 @@ def singular_terms(fit: Fit) -> list[str]:
                 f"Singular fit: the columns of ({' + '.join(block.names)} | {block.grouping}) are "
                 f"perfectly correlated: {', '.join(bound)} {what} of those before."
             )
+    return sentences
+
+
+def _singular_structured(term: CovarianceTerm, theta: np.ndarray) -> list[str]:
+    block, kind = term.block, term.kind
+    assert isinstance(kind, Structured)
+    written = f"{block.structure}({block.label} | {block.grouping})"
+    names = [name for name, other in structured.names(block) if other is None]
+    sentences = [
+        f"Singular fit: the variance of {name} in {written} is estimated as zero."
+        for name, value in zip(names, theta[:-1], strict=True)
+        if value == 0
+    ]
+    values = structured.reported(kind, theta).values
+    if structured.defined(kind, theta) and structured.at_end(theta):
+        sentences.append(
+            f"Singular fit: the correlation of {written} is estimated as {values[-1]:.3g}, an end "
+            "of its range."
+        )
     return sentences
 
 
@@ -181,9 +204,9 @@ def _undetermined(fit: Fit) -> list[str]:
     unknown = table[table["name2"].notna() & (table["se"] > RANGE)]
     columns = (unknown[name] for name in ("group", "name1", "name2", "se"))
     return [
-        f"Not determined: the data say nothing about the correlation of {first} and {second} by "
-        f"{group} (standard error {se:.2g}, and it lies between -1 and 1); take the columns as "
-        "independent terms or leave one out."
+        f"Not determined: the data say nothing about {_named(first, second)} by {group} (standard "
+        f"error {se:.2g}, and it lies between -1 and 1); take the columns as independent terms or "
+        "leave one out."
         for group, first, second, se in zip(*columns, strict=True)
     ]
 
@@ -229,3 +252,9 @@ def _simpler(fit: Fit, parameter: str, value: float) -> str:
     if parameter == "logit(zero)" and value < 0:
         return "a probability of zero fits as well. Leave the excess zeros out"
     return "other values fit as well. Take a simpler family"
+
+
+def _named(first: str, second: str) -> str:
+    if second in structured.BETWEEN:
+        return f"the {second} correlation of {first}"
+    return f"the correlation of {first} and {second}"

@@ -127,8 +127,11 @@ def _variances(fit: Fit) -> _Variances:
     per_row = 0.0
     for block, Lambda in zip(frame.blocks, triangles(frame, fit.theta), strict=True):
         # z' Sigma z = |Lambda' z|^2.
-        mean = float(np.mean(np.sum((block.Z @ Lambda) ** 2, axis=1)))
-        if len(block.levels) == fit.nobs:
+        each = np.sum((block.Z @ Lambda) ** 2, axis=1)
+        if block.relationship is not None:
+            each = each * np.diag(block.relationship.matrix)[block.index]
+        mean = float(np.mean(each))
+        if len(block.levels) == fit.nobs and block.relationship is None:
             per_row += mean
         else:
             groups[block.grouping] = groups.get(block.grouping, 0.0) + mean

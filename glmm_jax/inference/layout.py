@@ -125,21 +125,28 @@ def _random(summary: Summary) -> Table:
     if summary.residual is not None:
         variances = np.append(variances, summary.residual)
     variance, sd = digits.common(variances, 4), digits.common(np.sqrt(variances), 4)
-    extra = max(len(term.names) for term in summary.terms) - 1
+    widths = (
+        1 if term.common else max(min(term.correlations.shape[1], len(term.names) - 1), 0)
+        for term in summary.terms
+    )
+    extra = max(widths)
     table = [["Groups", "Name", "Variance", "Std.Dev.", *["Corr", *[""] * (extra - 1)][:extra]]]
     for term in summary.terms:
         for i, name in enumerate(term.names):
-            known = [_correlation_text(r) for r in term.correlations[i, :i]]
+            known = [correlation_text(r) for r in term.correlations[i, :i]]
+            if term.common and i == 0:
+                known = [term.common]
             group = term.group if i == 0 else ""
             row = len(table) - 1
-            known += [""] * (extra - i)
+            known += [""] * (extra - len(known))
             table.append([group, name, variance[row], sd[row], *known])
     if summary.residual is not None:
         table.append(["Residual", "", variance[-1], sd[-1], *[""] * extra])
     return table
 
 
-def _correlation_text(r: float) -> str:
+def correlation_text(r: float) -> str:
+    """A correlation as a summary shows it."""
     return "NaN" if np.isnan(r) else f"{r:5.2f}"
 
 

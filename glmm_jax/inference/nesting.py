@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
+from glmm_jax.build import kind_of
+from glmm_jax.covariance import Structured, structured_factor
 from glmm_jax.formula.frame import Frame, RandomBlock
 from glmm_jax.formula.rank import TOLERANCE, independent_columns
 
@@ -41,13 +43,26 @@ def nesting(small: Frame, large: Frame) -> Nesting:
     """
     extra = np.column_stack([small.X, small.offset - large.offset])
     fixed = Verdict.INSIDE if spanned(extra, large.X) else Verdict.OUTSIDE
-    zero = _random_inside(small.blocks, large.blocks)
+    small_blocks, large_blocks = _separate(small.blocks), _separate(large.blocks)
+    zero = _random_inside(small_blocks, large_blocks)
     if zero is not None:
         return Nesting(fixed, Verdict.INSIDE, zero)
-    random = (
-        Verdict.OUTSIDE if _covariance_outside(small.blocks, large.blocks) else Verdict.UNDECIDED
-    )
+    outside = _covariance_outside(small_blocks, large_blocks)
+    random = Verdict.OUTSIDE if outside else Verdict.UNDECIDED
     return Nesting(fixed, random, None)
+
+
+def _separate(blocks: tuple[RandomBlock, ...]) -> tuple[RandomBlock, ...]:
+    """The blocks with a block for each column of those whose columns are independent."""
+    out: list[RandomBlock] = []
+    for block in blocks:
+        if block.structure != "diag":
+            out.append(block)
+            continue
+        for j, name in enumerate(block.names):
+            Z = block.Z[:, j : j + 1]
+            out.append(replace(block, names=(name,), Z=Z, structure="us"))
+    return tuple(out)
 
 
 def _unit(columns: np.ndarray) -> np.ndarray:
@@ -74,6 +89,10 @@ def _random_inside(small: tuple[RandomBlock, ...], large: tuple[RandomBlock, ...
     themselves where the factors agree. Where the smaller term's factor is finer, W repeats them
     for each class of rows that it tells apart inside a level: with a factor u of two levels,
     (1 | u:g) is inside (u | g), for its indicators of u are combinations of the columns of u.
+
+    That holds for a larger term without structure, whatever that of the smaller. A larger term with
+    one correlation is only known to hold the same term. Terms of related levels are compared with
+    terms of the same factor and matrix.
     """
     reached: list[list[np.ndarray]] = [[] for _ in large]
     for block in small:
@@ -104,6 +123,18 @@ def _map(small: RandomBlock, large: RandomBlock, same: bool) -> np.ndarray | Non
 
     The columns of Z_l are scaled to length one.
     """
+    related = small.relationship is not None or large.relationship is not None
+    if related and not (small.relationship and small.relationship.same(large.relationship)):
+        return None
+    if related and not (same and np.array_equal(small.index, large.index)):
+        return None
+    if large.structure != "us":
+        equal = small.structure == large.structure and same
+        if not equal or not np.array_equal(small.index, large.index):
+            return None
+        if not np.array_equal(small.Z, large.Z):
+            return None
+        return np.diag(np.linalg.norm(large.Z, axis=0))
     pairs = np.unique(np.column_stack([large.index, small.index]), axis=0)
     if len(pairs) > len(small.levels):
         return None  # not even finer
@@ -150,13 +181,19 @@ def _covariance_outside(small: tuple[RandomBlock, ...], large: tuple[RandomBlock
     elements of the V_t. One random choice of the smaller model's V_t tells, with probability one;
     a sample of pairs of rows can only miss a difference, not make one up.
     """
+    if any(block.relationship is not None for block in (*small, *large)):
+        return False  # rows that share no level are correlated too
     rng = np.random.default_rng(1)
     i, j = _pairs([block.index for block in (*small, *large)], rng)
     target = np.zeros(len(i))
     for block in small:
         # Scaled so that no term hides another.
-        root = rng.standard_normal((block.Z.shape[1],) * 2)
-        z = _unit(block.Z) @ root
+        z = _unit(block.Z) @ rng.standard_normal((block.Z.shape[1],) * 2)
+        if block.structure != "us":
+            kind = kind_of(block)
+            assert isinstance(kind, Structured)
+            theta = rng.uniform(0.5, 1.0, kind.size)
+            z = block.Z / np.linalg.norm(block.Z) @ structured_factor(kind, theta)
         target += np.where(block.index[i] == block.index[j], np.sum(z[i] * z[j], axis=1), 0.0)
     basis = []
     for block in large:

@@ -2,7 +2,8 @@
 
 The engine's vector is (beta, theta, dispersion) with theta the lower triangles of Lambda; there are
 as many parameters here, in this order: beta; of each covariance block the standard deviations, then
-the correlations (2,1), (3,1), (3,2), ... as in `varcorr`; then sigma = sqrt(phi) of a Gaussian
+the correlations (2,1), (3,1), (3,2), ... as in `varcorr`, or the one that a structure has; then
+sigma = sqrt(phi) of a Gaussian
 family with one phi for all rows, or the coefficients of the family's other parameters on their
 scales without bounds, as the engine has them: "log(phi)", "logit(zero): x".
 """
@@ -16,16 +17,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glmm_jax.build import PARAMETER_OF
-from glmm_jax.covariance import Full
+from glmm_jax import covariance
+from glmm_jax.build import PARAMETER_OF, kind_of
+from glmm_jax.covariance import AR1, Covariance, Diagonal, Structured
 from glmm_jax.families.gaussian import Gaussian
+from glmm_jax.inference import structured
 from glmm_jax.model import flatten
 from glmm_jax.runtime import engine
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
 
-KINDS = ("beta", "sd", "cor", "sigma", "parameter")
+# "root": the standard deviation of a column under compound symmetry, whose parameter is its square
+# root; "cor2", "cor3", ...: the common correlation of so many columns.
+KINDS = ("beta", "sd", "cor", "sigma", "parameter", "root", "cor2")
 SIGMA = "sigma"
 # An eigenvalue, of the Hessian scaled to a unit diagonal, of which rounding leaves nothing; and the
 # part that a parameter has in its direction.
@@ -34,44 +39,59 @@ FLAT, LOADING = 1e-13, 1e-3
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parameters lie: p coefficients, the columns of each block, whether there is a
+    """Where the parameters lie: p coefficients, the covariance of each block, whether there is a
     sigma, and how many further parameters.
 
     It can be hashed, so that it may be a static argument of a compiled function.
     """
 
     p: int
-    columns: tuple[int, ...]
+    blocks: tuple[Covariance, ...]
     sigma: bool
     others: int = 0
 
     @property
     def size(self) -> int:
         """Number of parameters, P: the same in both orders."""
-        return self.p + sum(Full(k).size for k in self.columns) + self.sigma + self.others
+        return self.p + sum(kind.size for kind in self.blocks) + self.sigma + self.others
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """One of `KINDS` for each parameter."""
         out = ["beta"] * self.p
-        for k in self.columns:
-            out += ["sd"] * k + ["cor"] * (k * (k - 1) // 2)
+        for kind in self.blocks:
+            k = kind.columns
+            if isinstance(kind, AR1):
+                out += ["sd", "cor"]
+            elif isinstance(kind, Structured):
+                out += ["root"] * k + [f"cor{k}"]
+            else:
+                out += ["sd"] * k + ["cor"] * len(pairs(kind))
         return (*out, *(["sigma"] * self.sigma), *(["parameter"] * self.others))
 
     @property
-    def members(self) -> dict[int, tuple[int, int]]:
-        """Of each correlation, by position, the positions of its two standard deviations."""
-        out, start = {}, self.p
-        for k in self.columns:
-            for c, (i, j) in enumerate(pairs(k)):
-                out[start + k + c] = (start + i, start + j)
-            start += Full(k).size
+    def members(self) -> dict[int, tuple[int, ...]]:
+        """Of each correlation, by position, the positions of the standard deviations without any of
+        which it means nothing."""
+        out: dict[int, tuple[int, ...]] = {}
+        start = self.p
+        for kind in self.blocks:
+            k = kind.columns
+            if isinstance(kind, AR1):
+                out[start + 1] = (start,)
+            elif isinstance(kind, Structured):
+                if k == 2:
+                    out[start + 2] = (start, start + 1)
+            else:
+                for c, (i, j) in enumerate(pairs(kind)):
+                    out[start + k + c] = (start + i, start + j)
+            start += kind.size
         return out
 
 
 def layout(fit: Fit) -> Layout:
     """The layout of a fit's parameters."""
-    blocks = tuple(len(block.names) for block in fit.frame.blocks)
+    blocks = tuple(kind_of(block) for block in fit.frame.blocks)
     sigma = has_sigma(fit)
     others = 0 if sigma else fit.model.d
     return Layout(len(fit.frame.X_names), blocks, sigma, others)
@@ -117,15 +137,21 @@ def names(fit: Fit) -> list[str]:
     """
     out = list(fit.frame.X_names)
     for block in fit.frame.blocks:
+        kind = kind_of(block)
+        if isinstance(kind, Structured):
+            for one, two in structured.names(block):
+                inner = f"sd({one}" if two is None else f"cor({one}, {two}"
+                out.append(f"{inner} | {block.grouping})")
+            continue
         out += [f"sd({name} | {block.grouping})" for name in block.names]
-        for i, j in pairs(len(block.names)):
+        for i, j in pairs(kind):
             out.append(f"cor({block.names[j]}, {block.names[i]} | {block.grouping})")
     return [*out, *([SIGMA] if has_sigma(fit) else dispersion_names(fit))]
 
 
-def pairs(k: int) -> list[tuple[int, int]]:
-    """Rows and columns (i, j), i > j, of the correlations of a block of k columns, in order."""
-    i, j = np.tril_indices(k, -1)
+def pairs(kind: covariance.Linear) -> list[tuple[int, int]]:
+    """Rows and columns (i, j), i > j, of the correlations of a block, in order."""
+    i, j = np.tril_indices(0 if isinstance(kind, Diagonal) else kind.columns, -1)
     return list(zip(i.tolist(), j.tolist(), strict=True))
 
 
@@ -161,19 +187,34 @@ def transform(flat: jax.Array, where: Layout) -> jax.Array:
 
 def _transform(xp: Any, flat: Any, where: Layout) -> Any:
     parts, start = [flat[..., : where.p]], where.p
-    for k in where.columns:
-        row, column = Full(k).entries()
+    for kind in where.blocks:
+        k = kind.columns
+        if isinstance(kind, Structured):
+            parts.append(_one_correlation(xp, flat[..., start : start + kind.size], kind))
+            start += kind.size
+            continue
+        row, column = kind.entries()
         place = {(i, j): start + e for e, (i, j) in enumerate(zip(row, column, strict=True))}
-        Lambda = [[flat[..., place[i, j]] for j in range(i + 1)] for i in range(k)]
+        Lambda = [
+            [flat[..., place[i, j]] for j in range(i + 1) if (i, j) in place] for i in range(k)
+        ]
         sd = [xp.sqrt(_dot(L, L)) for L in Lambda]
-        cor = [_dot(Lambda[i], Lambda[j]) / (sd[i] * sd[j]) for i, j in pairs(k)]
+        cor = [_dot(Lambda[i], Lambda[j]) / (sd[i] * sd[j]) for i, j in pairs(kind)]
         parts.append(xp.stack([*sd, *cor], axis=-1))
-        start += Full(k).size
+        start += kind.size
     if where.sigma:
         parts.append(xp.exp(0.5 * flat[..., start:]))
     elif where.others:
         parts.append(flat[..., start:])
     return xp.concatenate(parts, axis=-1)
+
+
+def _one_correlation(xp: Any, theta: Any, kind: Structured) -> Any:
+    """Standard deviations, then the correlation, (..., size), of a structured covariance."""
+    sd = covariance.deviations(kind, theta)
+    enough = xp.sum(sd > 0, axis=-1) >= (1 if isinstance(kind, AR1) else 2)
+    rho = xp.where(enough, covariance.correlation(kind, theta[..., -1], xp), xp.nan)
+    return xp.concatenate([sd, rho[..., None]], axis=-1)
 
 
 def _dot(a: list[Any], b: list[Any]) -> Any:

@@ -13,7 +13,8 @@ import scipy.special
 from glmm_jax.constrained import point
 from glmm_jax.inference import parameter_names
 from glmm_jax.inference.levels import check_level
-from glmm_jax.inference.profile_table import FROM_W, W_BOUNDS, Curve, Profile
+from glmm_jax.inference.profile_scales import scale
+from glmm_jax.inference.profile_table import Curve, Profile
 from glmm_jax.inference.profile_walk import BOUNDARY, FAILED, FLAT, Origin, Solution, Solve, Walk
 from glmm_jax.optimize import coordinates
 from glmm_jax.progress import tracker
@@ -129,7 +130,7 @@ class _Profiles:
         slope, error, B = coordinates.tangent(Jx[index], Jw[index], self._hessian, natural)
         known = Solution(self._flat, x[index], self._u, self._deviance, 0.0, B, 0, True)
         origin = Origin(float(w[index]), error, slope, known)
-        return Walk(self._solver(index), origin, W_BOUNDS[kind])
+        return Walk(self._solver(index), origin, scale(kind).w_bounds)
 
     def _solver(self, index: int) -> Solve:
         targets = self._targets
@@ -200,7 +201,7 @@ def _frame(
     for name, walk in walks.items():
         for node in sorted([*walk.nodes, *walk.failed], key=lambda node: node.w):
             sound = node.found.converged
-            value = float(FROM_W[kinds[name]](node.w))
+            value = float(scale(kinds[name]).from_w(node.w))
             zeta = node.zeta if sound else np.nan
             head.append((name, value, zeta, node.found.deviance, sound))
             flats.append(node.found.flat)
@@ -255,7 +256,7 @@ def _ends(name: str, kind: str, walk: Walk, deviance: float) -> list[str]:
     out = []
     outermost = (walk.nodes[0], walk.nodes[-1])
     for side, end, node in zip(("lower", "upper"), walk.ends, outermost, strict=True):
-        value = f"{float(FROM_W[kind](node.w)):.4g}"
+        value = f"{float(scale(kind).from_w(node.w)):.4g}"
         level = 1.0 - 2.0 * scipy.special.ndtr(-abs(node.zeta))
         if end == BOUNDARY and node.zeta == 0:
             out.append(f"{name}: the estimate is at the boundary, {value}; so is the {side} limit.")

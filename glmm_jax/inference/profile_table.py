@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,25 +14,8 @@ from glmm_jax.inference import digits
 from glmm_jax.inference.layout import html_table
 from glmm_jax.inference.levels import check_level, percent
 from glmm_jax.inference.notes import notes_html, notes_text
+from glmm_jax.inference.profile_scales import scale
 from glmm_jax.inference.profile_walk import BOUNDARY, CUTOFF, EXACT
-
-# From the scale w on which a profile is computed (see `constrained`) to the parameter and back.
-FROM_W: dict[str, Callable[[Any], Any]] = {
-    "beta": np.asarray, "sd": np.asarray, "cor": np.sin, "sigma": lambda w: np.exp(0.5 * w),
-    "parameter": np.asarray,
-}  # fmt: skip
-TO_W: dict[str, Callable[[Any], Any]] = {
-    "beta": np.asarray, "sd": np.asarray, "cor": np.arcsin, "sigma": lambda v: 2.0 * np.log(v),
-    "parameter": np.asarray,
-}  # fmt: skip
-BOUNDS = {
-    "beta": (-np.inf, np.inf), "sd": (0.0, np.inf), "cor": (-1.0, 1.0), "sigma": (0.0, np.inf),
-    "parameter": (-np.inf, np.inf),
-}  # fmt: skip
-W_BOUNDS = {
-    "beta": (-np.inf, np.inf), "sd": (0.0, np.inf), "cor": (-np.pi / 2, np.pi / 2),
-    "sigma": (-np.inf, np.inf), "parameter": (-np.inf, np.inf),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +37,7 @@ class Curve:
     def zeta_at(self, value: ArrayLike) -> np.ndarray:
         """zeta at values of the parameter, by a cubic with exact slopes; NaN outside the points."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            w = TO_W[self.kind](np.asarray(value, float))
+            w = scale(self.kind).to_w(np.asarray(value, float))
         if len(self.w) == 1:
             return np.where(w == self.w[0], 0.0, np.nan)
         return self._cubic(w)
@@ -70,7 +51,7 @@ class Curve:
             if chosen.any():
                 out[chosen] = self._outward(side, side * wanted[chosen])
         out[wanted == 0] = self.centre
-        return FROM_W[self.kind](out).reshape(np.shape(zeta))
+        return scale(self.kind).from_w(out).reshape(np.shape(zeta))
 
     @property
     def _cubic(self) -> CubicHermiteSpline:
@@ -169,7 +150,7 @@ class Profile:
         if np.isfinite(limit) or end not in (CUTOFF, BOUNDARY):
             return limit
         if end == BOUNDARY:
-            return BOUNDS[curve.kind][side > 0]
+            return scale(curve.kind).bounds[side > 0]
         raise ValueError(
             f"level={level!r}: the profile of {name!r} was computed for {self.level:g} only; use "
             f"profile(level={level!r})"

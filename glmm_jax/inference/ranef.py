@@ -41,7 +41,8 @@ def ranef(fit: Fit, joint: bool = False, covariance: bool = False) -> dict[str, 
 
     Returns
     -------
-    A dictionary from the name of the factor to a data frame with a row per level, in lme4's order.
+    A dictionary from the name of the factor to a data frame with a row per level, in lme4's order;
+    with relationship=, per level of the matrix, those without rows in the data included.
     For each column of its terms, "Intercept" say, there is a column of that name with the
     conditional mode and, after all modes, a column "Intercept (sd)" with its standard deviation;
     with `covariance`, then a column "Intercept, x (cov)" for each pair.
@@ -76,6 +77,8 @@ def modes(fit: Fit) -> tuple[np.ndarray, ...]:
         f = fit.placement.factor[i]
         flat = np.asarray(fit.estimate.u)[starts[f] : starts[f + 1]]
         u = flat.reshape(structure.levels[f], structure.columns[f])
+        if str(f) in structure.roots:  # related levels
+            u = np.asarray(structure.roots[str(f)]) @ u
         u = u[: fit.placement.levels[f], block_columns(fit, i)]
         out.append(u @ Lambda.T)
     return tuple(out)

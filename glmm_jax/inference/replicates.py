@@ -127,18 +127,17 @@ def _replicates(params: Params, model: Model, responses: jax.Array, *, pearson: 
         # Rows that pad the model have no weight; the others count once each.
         zeros = jnp.sum(jnp.where(model.weights > 0, (y == 0) - zero, 0.0))
         scaled = []
-        for part, Lambda in zip(
-            base.split(model.structure, u), lambdas(params.theta, model), strict=True
-        ):
+        for Lambda in lambdas(params.theta, model):
             sd = jnp.sqrt(jnp.sum(jnp.square(Lambda), axis=1))
-            scaled.append(part @ (Lambda / jnp.where(sd > 0, sd, 1.0)[:, None]).T)
+            scaled.append(Lambda / jnp.where(sd > 0, sd, 1.0)[:, None])
+        effects = base.effects(model.structure, tuple(scaled), u)
         return _Moments(
             squares(y, eta),
             zeros,
-            tuple(jnp.max(jnp.abs(b), axis=0) for b in scaled),
-            tuple(jnp.sum(b, axis=0) for b in scaled),
-            tuple(jnp.sum(b**2, axis=0) for b in scaled),
-            tuple(jnp.sum(b**3, axis=0) for b in scaled),
+            tuple(jnp.max(jnp.abs(b), axis=0) for b in effects),
+            tuple(jnp.sum(b, axis=0) for b in effects),
+            tuple(jnp.sum(b**2, axis=0) for b in effects),
+            tuple(jnp.sum(b**3, axis=0) for b in effects),
         )
 
     return jax.lax.map(one, responses)

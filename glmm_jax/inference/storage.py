@@ -26,6 +26,7 @@ from glmm_jax.families.base import Family
 from glmm_jax.fitting import Call
 from glmm_jax.formula.fixed import Coding, Part
 from glmm_jax.formula.frame import Design, Frame, ParameterModel, RandomBlock
+from glmm_jax.formula.relationship import Relationship
 from glmm_jax.formula.terms import Formula, RandomTerm
 from glmm_jax.inference import archive, encoding
 from glmm_jax.model import Model, Params, check
@@ -46,7 +47,7 @@ _RECORDS: encoding.Records = {
     record.__name__: record
     for record in (
         Call, Coding, Design, Estimate, Formula, Frame, ParameterModel, Params, Part, RandomBlock,
-        RandomTerm, *priors.PRIORS,
+        RandomTerm, Relationship, *priors.PRIORS,
     )
 }  # fmt: skip
 # Relative to the deviance, or to one unit a row where the deviance happens to be near zero.

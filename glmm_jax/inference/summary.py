@@ -10,13 +10,14 @@ import pandas as pd
 import scipy.special
 
 from glmm_jax.build import PARAMETER_OF
+from glmm_jax.covariance import Diagonal, Structured
 from glmm_jax.families.gaussian import Gaussian
 from glmm_jax.families.ordinal import Ordinal
-from glmm_jax.inference import layout
+from glmm_jax.inference import layout, structured
 from glmm_jax.inference.diagnosis import outcome, warnings
 from glmm_jax.inference.parameter_names import dispersion_errors, has_sigma
 from glmm_jax.inference.residuals import available
-from glmm_jax.inference.varcorr import correlations, triangles
+from glmm_jax.inference.varcorr import CovarianceTerm, correlations, covariance_terms
 from glmm_jax.links import Identity
 
 if TYPE_CHECKING:
@@ -27,12 +28,17 @@ __all__ = ["Summary", "TermVariances", "outcome", "summarise", "warnings"]
 
 @dataclass(frozen=True, eq=False)
 class TermVariances:
-    """Random effects of one term: k column names, (k,) variances, (k, k) correlations."""
+    """Random effects of one term: k column names, (k,) variances, (k, k) correlations.
+
+    common : of a covariance with one correlation, that correlation and the structure, "0.41 (cs)";
+    AR(1) then has one name and one variance. None for others.
+    """
 
     group: str
     names: tuple[str, ...]
     variances: np.ndarray
     correlations: np.ndarray
+    common: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +94,6 @@ class Summary:
 
 def summarise(fit: Fit, correlation: bool = False) -> Summary:
     """Summary of a fit; with `correlation`, the correlations of the fixed effects too."""
-    V = [Lambda @ Lambda.T for Lambda in triangles(fit.frame, fit.theta)]
     coefficients = {
         "Estimate": fit.params,
         "Std. Error": fit.bse,
@@ -104,10 +109,7 @@ def summarise(fit: Fit, correlation: bool = False) -> Summary:
         response=_response(fit),
         statistics=_statistics(fit),
         quantiles=_quantiles(fit),
-        terms=tuple(
-            TermVariances(b.grouping, b.names, np.diag(v), correlations(v))
-            for b, v in zip(fit.frame.blocks, V, strict=True)
-        ),
+        terms=tuple(_term(term, fit.theta.to_numpy()) for term in covariance_terms(fit.frame)),
         residual=fit.dispersion if has_sigma(fit) else None,
         nobs=fit.nobs,
         missing=fit.frame.n_missing,
@@ -122,6 +124,20 @@ def summarise(fit: Fit, correlation: bool = False) -> Summary:
         warnings=tuple(w for w in warnings(fit) if w not in ended),
         parameters=_parameters(fit),
     )
+
+
+def _term(term: CovarianceTerm, theta: np.ndarray) -> TermVariances:
+    block, Lambda = term.block, term.triangle(theta)
+    V = Lambda @ Lambda.T
+    if not isinstance(term.kind, Structured):
+        R = correlations(V)
+        if isinstance(term.kind, Diagonal):
+            R = np.zeros((len(V), 0))  # none to show
+        return TermVariances(block.grouping, block.names, np.diag(V), R)
+    values = structured.reported(term.kind, theta[term.part]).values
+    names = tuple(name for name, other in structured.names(block) if other is None)
+    common = f"{layout.correlation_text(values[-1])} ({block.structure})"
+    return TermVariances(block.grouping, names, values[:-1] ** 2, np.zeros((len(V), 0)), common)
 
 
 def _statistics(fit: Fit) -> dict[str, float]:

@@ -29,7 +29,7 @@ from glmm_jax import pirls
 from glmm_jax.build import bucket
 from glmm_jax.formula.frame import RandomBlock
 from glmm_jax.inference.varcorr import triangles
-from glmm_jax.linalg import base, variances
+from glmm_jax.linalg import base, related, variances
 from glmm_jax.model import Model, Params, flatten, lambdas, unflatten
 from glmm_jax.runtime import engine, run
 from glmm_jax.structure import Structure
@@ -161,7 +161,8 @@ def _between_factors(fit: Fit, factors: list[_FactorRows]) -> np.ndarray:
 
 
 def _inverse_columns(fit: Fit, columns: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Columns of H^-1 in chunks: the position of the first in `columns`, and a (q, chunk) array."""
+    """Columns of H^-1 (with related levels of T H^-1 T') in chunks: the position of the first in
+    `columns`, and a (q, chunk) array."""
     model = fit.model
     if not columns.size:
         return
@@ -197,9 +198,7 @@ def _mode_derivatives(params: Params, model: Model, u: jax.Array) -> tuple[jax.A
     def effects(psi: jax.Array) -> tuple[jax.Array, ...]:
         there = unflatten(psi, model)
         mode = pirls.mode_from(there, model, u, solved=True)
-        parts = base.split(model.structure, mode)
-        Lambda = lambdas(there.theta, model)
-        return tuple(part @ L.T for part, L in zip(parts, Lambda, strict=True))
+        return base.effects(model.structure, lambdas(there.theta, model), mode)
 
     psi = flatten(params)
     eye = jnp.eye(psi.size, dtype=psi.dtype)
@@ -221,4 +220,10 @@ def _factor(params: Params, model: Model, u: jax.Array) -> base.Factor:
 def _solved(structure: Structure, factor: base.Factor, columns: jax.Array) -> jax.Array:
     right = jnp.zeros((structure.q, columns.size), jnp.result_type(float))
     right = right.at[columns, jnp.arange(columns.size)].set(1.0)
-    return base.solve(structure, factor, right)
+    if not structure.roots:
+        return base.solve(structure, factor, right)
+    # T H^-1 T', which is what rows see: each has one level's columns of T u (see `linalg.related`).
+    parts = enumerate(base.split(structure, right))
+    right = base.join(tuple(related.gathered(structure, f, part) for f, part in parts))
+    parts = enumerate(base.split(structure, base.solve(structure, factor, right)))
+    return base.join(tuple(related.spread(structure, f, part) for f, part in parts))

@@ -11,8 +11,10 @@ import pandas as pd
 import scipy.special
 from numpy.typing import ArrayLike
 
-from glmm_jax.covariance import Full
+from glmm_jax.build import kind_of
+from glmm_jax.covariance import Covariance, Full, Structured, structured_factor
 from glmm_jax.formula.frame import Frame, RandomBlock
+from glmm_jax.inference import structured
 from glmm_jax.inference.levels import check_level, percent
 from glmm_jax.inference.parameter_names import has_sigma
 
@@ -25,11 +27,13 @@ class CovarianceTerm:
     """One term of theta: its block of the frame, the kind of its covariance, its part of theta."""
 
     block: RandomBlock
-    kind: Full
+    kind: Covariance
     part: slice
 
     def triangle(self, theta: ArrayLike) -> np.ndarray:
         """Lambda of the term, (k, k) lower triangular, from the whole theta, (m,)."""
+        if isinstance(self.kind, Structured):
+            return structured_factor(self.kind, np.asarray(theta)[self.part])
         Lambda = np.zeros((self.kind.columns, self.kind.columns))
         Lambda[self.kind.entries()] = np.asarray(theta)[self.part]
         return Lambda
@@ -39,7 +43,7 @@ def covariance_terms(frame: Frame) -> Iterator[CovarianceTerm]:
     """The terms of theta in its order, which is that of the frame's blocks."""
     start = 0
     for block in frame.blocks:
-        kind = Full(len(block.names))
+        kind = kind_of(block)
         yield CovarianceTerm(block, kind, slice(start, start + kind.size))
         start += kind.size
 
@@ -48,11 +52,15 @@ def theta_names(frame: Frame) -> list[str]:
     """Names of theta, (m,): "district.Intercept", "district.urban[T.Y].Intercept", ...
 
     As lme4 writes them: the grouping factor, then the row and the column of Lambda; a diagonal
-    element names its column once.
+    element names its column once. A covariance with one correlation: "district.sd(week)" say, and
+    "district.angle(week)"; see `covariance`.
     """
     names = []
     for term in covariance_terms(frame):
         block = term.block
+        if isinstance(term.kind, Structured):
+            names += structured.theta_names(block)
+            continue
         for i, j in zip(*term.kind.entries(), strict=True):
             parts = [block.names[i]] if i == j else [block.names[i], block.names[j]]
             names.append(".".join([block.grouping, *parts]))
@@ -65,13 +73,17 @@ def triangles(frame: Frame, theta: ArrayLike) -> tuple[np.ndarray, ...]:
 
 
 def in_zero_column(frame: Frame, theta: ArrayLike) -> np.ndarray:
-    """Which elements of theta, (m,) bool, lie in a column of Lambda that is exactly zero.
+    """Which elements of theta, (m,) bool, lie in a column of Lambda that is exactly zero, or are on
+    the boundary by themselves (see `structured.held`).
 
     The deviance is even in such a column, so its gradient vanishes there by symmetry, and the
     column has no standard error.
     """
     flags = []
     for term in covariance_terms(frame):
+        if isinstance(term.kind, Structured):
+            flags.append(structured.held(term.kind, np.asarray(theta)[term.part]))
+            continue
         _, column = term.kind.entries()
         zero = np.all(term.triangle(theta) == 0, axis=0)
         flags.append(zero[column])
@@ -107,8 +119,10 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
     and name2, columns of the term (name2 is missing for a variance); vcov, variance or covariance;
     sdcor, standard deviation or correlation (NaN where a variance is zero). To it are added se, the
     standard error of sdcor, and its limits, "2.5 %" and "97.5 %" at level 0.95. Within a term the
-    variances stand first. A Gaussian response adds a last row "Residual", unless its variance has a
-    model of its own.
+    variances stand first. A term diag(...) has no correlations. cs(...) has one, name2 "common",
+    and ar1(...) one variance and one correlation, name2 "lag 1", for all its columns; vcov is
+    missing beside a common correlation, since covariances differ. A Gaussian response adds a last
+    row "Residual", unless its variance has a model of its own.
 
     A variance of zero and a correlation of 1 or -1 lie on the boundary, where neither a standard
     error nor a Wald interval exists: both are NaN. Where another column of Lambda is zero it is
@@ -127,7 +141,8 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
     theta = np.asarray(fit.theta)
     rows: list[_Row] = []
     for term in covariance_terms(fit.frame):
-        rows += _term_rows(term, term.triangle(theta), V_theta[term.part, term.part], quantile)
+        rows_of = _structured_rows if isinstance(term.kind, Structured) else _term_rows
+        rows += rows_of(term, theta, V_theta[term.part, term.part], quantile)
     if has_sigma(fit):
         assert fit.dispersion is not None
         # sigma = exp(log(phi) / 2)
@@ -140,10 +155,12 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
 
 
 def _term_rows(
-    term: CovarianceTerm, Lambda: np.ndarray, V_theta: np.ndarray, quantile: float
+    term: CovarianceTerm, theta: np.ndarray, V_theta: np.ndarray, quantile: float
 ) -> list[_Row]:
+    assert not isinstance(term.kind, Structured)
     group, names = term.block.grouping, term.block.names
     row, column = term.kind.entries()
+    Lambda = term.triangle(theta)
     V = Lambda @ Lambda.T
     sd, R = np.sqrt(np.diag(V)), correlations(V)
     rows = []
@@ -154,7 +171,8 @@ def _term_rows(
             se = _delta(gradient, V_theta)
         limits = _sd_limits(sd[j], se, quantile)
         rows.append(_Row(group, name, None, V[j, j], sd[j], se, *limits))
-    for i, j in zip(*np.tril_indices(len(V), -1), strict=True):
+    pairs = np.tril_indices(len(V), -1) if isinstance(term.kind, Full) else ((), ())
+    for i, j in zip(*pairs, strict=True):
         se = np.nan
         r = R[i, j]
         if 1.0 - abs(r) > 1e-12:  # neither NaN nor, to rounding, 1 or -1
@@ -165,6 +183,25 @@ def _term_rows(
             se = _delta(gradient, V_theta)
         limits = _correlation_limits(r, se, quantile)
         rows.append(_Row(group, names[j], names[i], V[i, j], r, se, *limits))
+    return rows
+
+
+def _structured_rows(
+    term: CovarianceTerm, theta: np.ndarray, V_theta: np.ndarray, quantile: float
+) -> list[_Row]:
+    kind, own = term.kind, theta[term.part]
+    assert isinstance(kind, Structured)
+    values, slopes = structured.reported(kind, own)
+    error = np.abs(slopes) * np.sqrt(np.diag(V_theta))
+    error[structured.held(kind, own)] = np.nan
+    rows = []
+    for (name1, name2), value, se in zip(structured.names(term.block), values, error, strict=True):
+        if name2 is None:
+            limits, vcov = _sd_limits(value, se, quantile), value**2
+        else:
+            limits = structured.correlation_limits(kind, value, se, quantile)
+            vcov = values[0] ** 2 * value if name2 == structured.LAG else np.nan
+        rows.append(_Row(term.block.grouping, name1, name2, vcov, value, se, *limits))
     return rows
 
 

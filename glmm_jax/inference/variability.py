@@ -130,8 +130,10 @@ def dispersion_test(fit: Fit, found: Replicates) -> VariabilityTest:
 
 
 def has_row_effect(fit: Fit) -> bool:
-    """Whether some grouping factor has a level for each row."""
-    return any(len(block.levels) == fit.nobs for block in fit.frame.blocks)
+    """Whether some grouping factor has a level for each row, unrelated to the others."""
+    return any(
+        len(block.levels) == fit.nobs and block.relationship is None for block in fit.frame.blocks
+    )
 
 
 def _named(fit: Fit) -> str:

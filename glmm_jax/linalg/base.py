@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from glmm_jax.linalg import dense, schur
+from glmm_jax.linalg import dense, related, schur
 from glmm_jax.linalg.segments import take, total
 from glmm_jax.structure import Structure
 
@@ -33,11 +33,20 @@ def join(parts: Blocks) -> jax.Array:
     return jnp.concatenate([p.reshape(p.shape[0] * p.shape[1], *p.shape[2:]) for p in parts])
 
 
+def effects(structure: Structure, Lambda: Blocks, u: jax.Array) -> Blocks:
+    """b of each factor, (levels, k), from u, (q,): Lambda u of a level, of related levels too."""
+    return tuple(
+        related.spread(structure, f, part) @ Lambda[f].T
+        for f, part in enumerate(split(structure, u))
+    )
+
+
 def multiply(structure: Structure, Z: Blocks, Lambda: Blocks, u: jax.Array) -> jax.Array:
     """Z Lambda u, (n,), from u, (q,)."""
     eta = None
     for f, part in enumerate(split(structure, u)):
-        row = jnp.sum(Z[f] * take(part @ Lambda[f].T, structure.index[f]), axis=1)
+        b = related.spread(structure, f, part) @ Lambda[f].T
+        row = jnp.sum(Z[f] * take(b, structure.index[f]), axis=1)
         eta = row if eta is None else eta + row
     assert eta is not None  # a structure has at least one factor
     return eta
@@ -52,7 +61,7 @@ def multiply_transposed(
     for f, levels in enumerate(structure.levels):
         product = Z[f][:, :, None] * columns
         summed = total(product, structure.index[f], levels)
-        parts.append(Lambda[f].T @ summed)
+        parts.append(Lambda[f].T @ related.gathered(structure, f, summed))
     joined = join(tuple(parts))
     return joined if right.ndim == 2 else joined[:, 0]
 
@@ -105,6 +114,8 @@ def _dense_columns(structure: Structure, Z: Blocks, Lambda: Blocks) -> jax.Array
     parts = []
     for f, levels in enumerate(structure.levels):
         indicator = jax.nn.one_hot(structure.index[f], levels, dtype=Z[f].dtype)
+        if related.is_related(structure, f):
+            indicator = indicator @ structure.roots[str(f)]
         rows = indicator[:, :, None] * (Z[f] @ Lambda[f])[:, None, :]
         parts.append(rows.reshape(rows.shape[0], -1))
     return jnp.concatenate(parts, axis=1)

@@ -20,7 +20,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from glmm_jax.linalg import block_diagonal, dense
+from glmm_jax.linalg import block_diagonal, dense, related
 from glmm_jax.linalg.segments import take, total
 from glmm_jax.structure import Structure
 
@@ -72,13 +72,18 @@ def assemble(structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array
             edges[name] = Lambda[f].T @ summed @ Lambda[g]
     rest = {}
     for g in structure.rest:
-        rest[g, g] = _spread(level_blocks(structure, Z[g], Lambda[g], weights, g))
+        if related.is_related(structure, g):
+            products = _level_products(structure, Z[g], Lambda[g], weights, g)
+            rest[g, g] = related.tile(structure, g, products)
+        else:
+            rest[g, g] = _spread(level_blocks(structure, Z[g], Lambda[g], weights, g))
         for h in structure.rest:
             if h > g:
                 cells = structure.levels[g] * structure.levels[h]
                 cell = structure.index[g] * structure.levels[h] + structure.index[h]
                 summed = total(_outer(Z[g], Z[h], weights), cell, cells)
-                rest[g, h] = _unfold(Lambda[g].T @ summed @ Lambda[h], structure.levels[g])
+                cross = _unfold(Lambda[g].T @ summed @ Lambda[h], structure.levels[g])
+                rest[g, h] = related.between(structure, g, h, cross)
     return System(diagonal, edges, _tiled(structure, rest, weights.dtype))
 
 
@@ -109,7 +114,7 @@ def factorise(structure: Structure, system: System) -> SchurFactor:
                 cells = edges[f"{g},{h}"].shape[0]
                 edges[f"{g},{h}"] = edges[f"{g},{h}"] - total(product, target, cells)
         if structure.rest:
-            rest = rest - _rest_change(structure, scaled, f)
+            rest = rest - related.between_all(structure, _rest_change(structure, scaled, f))
     return SchurFactor(structure, tuple(lower), scaled, rest, dense.cholesky(rest))
 
 
@@ -130,8 +135,8 @@ def solve(factor: SchurFactor, right: Blocks) -> Blocks:
             name = f"{f},{g}"
             V = jnp.swapaxes(factor.scaled[name], -1, -2)
             product = V @ take(values[f], structure.edge_left[name])
-            segments = structure.levels[g]
-            values[g] = values[g] - total(product, structure.edge_right[name], segments)
+            change = total(product, structure.edge_right[name], structure.levels[g])
+            values[g] = values[g] - related.gathered(structure, g, change)
     if structure.rest:
         values = _on_rest(
             structure, values, lambda right: dense.solve(factor.rest, factor.rest_lower, right)
@@ -174,7 +179,8 @@ def _backward(factor: SchurFactor, values: list[jax.Array]) -> Blocks:
     for f in reversed(range(E)):
         for g in range(f + 1, F):
             name = f"{f},{g}"
-            product = factor.scaled[name] @ take(values[g], structure.edge_right[name])
+            effects = related.spread(structure, g, values[g])
+            product = factor.scaled[name] @ take(effects, structure.edge_right[name])
             segments = structure.levels[f]
             values[f] = values[f] - total(product, structure.edge_left[name], segments)
         values[f] = block_diagonal.solve_upper(factor.lower[f], values[f])
@@ -188,9 +194,20 @@ def _outer(left: jax.Array, right: jax.Array, weights: jax.Array) -> jax.Array:
 def level_blocks(
     structure: Structure, Z: jax.Array, Lambda: jax.Array, weights: jax.Array, f: int
 ) -> jax.Array:
-    """Lambda' Z' W Z Lambda + I of one factor, (levels, k, k)."""
+    """Diagonal blocks of the system matrix of one factor, (levels, k, k): all of it but where the
+    levels are related."""
+    products = _level_products(structure, Z, Lambda, weights, f)
+    if related.is_related(structure, f):
+        products = related.level_blocks(structure, f, products)
+    return products + jnp.eye(structure.columns[f], dtype=weights.dtype)[None]
+
+
+def _level_products(
+    structure: Structure, Z: jax.Array, Lambda: jax.Array, weights: jax.Array, f: int
+) -> jax.Array:
+    """Lambda' Z' W Z Lambda of each level of one factor, (levels, k, k)."""
     summed = total(_outer(Z, Z, weights), structure.index[f], structure.levels[f])
-    return Lambda.T @ summed @ Lambda + jnp.eye(structure.columns[f], dtype=weights.dtype)[None]
+    return Lambda.T @ summed @ Lambda
 
 
 def _spread(blocks: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from glmm_jax.linalg import base, dense, schur
+from glmm_jax.linalg import base, dense, related, schur
 from glmm_jax.structure import Structure
 
 Blocks = tuple[jax.Array, ...]
@@ -21,6 +21,9 @@ def level_covariances(
     structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array
 ) -> Blocks:
     """[H^-1] of each level of each factor, one (levels, k, k) array per factor.
+
+    Where levels are related it is that of T u (see `related`), so that Lambda [H^-1] Lambda' is
+    the covariance of b of a level in any case.
 
     Parameters: Z, one (n, k) array per factor; Lambda, one (k, k) per factor; weights (n,).
     """
@@ -47,7 +50,6 @@ def _diagonal_blocks(inverse: jax.Array, structure: Structure, factors: range) -
     for f in factors:
         levels, k = structure.levels[f], structure.columns[f]
         tile = inverse[start : start + levels * k, start : start + levels * k]
-        position = jnp.arange(levels)
-        out.append(tile.reshape(levels, k, levels, k)[position, :, position, :])
+        out.append(related.own_covariances(structure, f, tile))
         start += levels * k
     return tuple(out)

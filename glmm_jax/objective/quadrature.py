@@ -43,6 +43,12 @@ NOTHING = -1e30  # log of no density; finite, so that sums of nothing else have 
 def check(model: Model, nagq: int) -> None:
     """Raise a ValueError unless the integral of this model can be had with so many nodes."""
     structure = model.structure
+    if structure.roots:
+        raise ValueError(
+            f"nagq={nagq}: adaptive quadrature integrates over one level at a time, and the levels "
+            "of a factor with relationship= are not independent. Use nagq=1 (Laplace); "
+            "laplace_error() measures what it costs"
+        )
     if structure.eliminated < len(structure.levels):
         raise ValueError(
             f"nagq={nagq}: adaptive quadrature needs one grouping factor, or factors nested in one "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax import covariance
-from glmm_jax.model import Model, Params, lambdas, row_dispersion, thetas
+from glmm_jax.model import Model, Params, in_order, row_dispersion
 
 # Rows of Lambda shorter than this, in natural units of eta, are no variance at all: the deviance
 # is even in them, so it changes by the fourth power of this, far below its rounding error.
@@ -20,24 +20,21 @@ def canonical(theta: jax.Array, model: Model, scale: jax.Array) -> jax.Array:
 
     Parameters: theta (m,); scale (m,), natural size of each element (see `start.scales`).
     """
-    factors = []
-    for terms, Lambda, size in zip(
-        model.terms, lambdas(theta, model), lambdas(scale, model), strict=True
-    ):
-        blocks, row = [], 0
-        for term in terms:
-            k = term.covariance.columns
-            tolerance = ZERO * jnp.diagonal(size)[row : row + k]
-            blocks.append(covariance.canonical(Lambda[row : row + k, row : row + k], tolerance))
-            row += k
-        factors.append(jax.scipy.linalg.block_diag(*blocks))
-    return thetas(tuple(factors), model)
+    return jnp.concatenate(
+        [
+            covariance.canonical_parameters(
+                t.covariance, theta[t.start : t.stop], scale[t.start : t.stop], ZERO
+            )
+            for t in in_order(model)
+        ]
+    )
 
 
-def zero_pivots(theta: jax.Array, model: Model) -> jax.Array:
-    """Diagonal elements of Lambda that are exactly zero, (m,) booleans: singular fits have some."""
-    diagonal = thetas(tuple(jnp.eye(k) for k in model.structure.columns), model) > 0
-    return diagonal & (theta == 0)
+def singular(theta: jax.Array, model: Model) -> jax.Array:
+    """Elements of theta exactly on the boundary, (m,) booleans; see `covariance.boundary`."""
+    return jnp.concatenate(
+        [covariance.boundary(t.covariance, theta[t.start : t.stop]) for t in in_order(model)]
+    )
 
 
 def separated(params: Params, model: Model, information: jax.Array) -> jax.Array:

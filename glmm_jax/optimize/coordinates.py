@@ -4,7 +4,8 @@ What is held has a value w on a scale on which the deviance is smooth up to the 
 log(phi) themselves, a standard deviation, the arc sine of a correlation. The other coordinates are
 x (P,), as many as there are parameters, and `place` makes of (x, w) the flat parameters:
 
-    beta_j, log(phi)   x with that element replaced by w;
+    beta_j, log(phi)   x with that element replaced by w; so too the parameters of a structured
+                       covariance, whose last is the arc sine of a correlation (AR1) or near to it;
     sd_i               Lambda_i = w x_i / |x_i|;
     cor_ij, i > j      Lambda_i = |x_i| (sin w e + cos w c),  e = x_j / |x_j|,
                        c the unit vector along x_i - (x_i . e) e,
@@ -27,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from glmm_jax import covariance
-from glmm_jax.model import Model, Term
+from glmm_jax.model import Model, in_order
 from glmm_jax.optimize import start as starting
 from glmm_jax.optimize.quasi_newton import SMALLEST_CURVATURE
 
@@ -39,9 +40,9 @@ SMALLEST_INFORMATION = 1e-9  # about a parameter, in its natural size: less is n
 class Target:
     """What is held: `element` (P,), `row` (R,), `other` (R,) booleans, at most one true in each.
 
-    element : of the flat parameters, for beta_j and log(phi). row : of all rows of Lambda, term
-    after term in the order of theta, that of a standard deviation or i of a correlation. other : j
-    of a correlation.
+    element : of the flat parameters, for beta_j, log(phi) and structured covariances. row : of all
+    rows of Lambda of the other terms, term after term in the order of theta, that of a standard
+    deviation or i of a correlation. other : j of a correlation.
     """
 
     element: jax.Array
@@ -69,22 +70,21 @@ class Tangent(NamedTuple):
     B: np.ndarray
 
 
-def terms_in_order(model: Model) -> list[Term]:
-    """All terms of a model in the order of theta."""
-    return sorted((t for terms in model.terms for t in terms), key=lambda t: t.start)
-
-
 def targets(model: Model) -> Target:
     """Every parameter as a target, along a leading axis, in NumPy: beta; of each term the standard
     deviations, then the correlations (2,1), (3,1), (3,2), ...; the coefficients of the dispersion.
     """
-    terms = terms_in_order(model)
+    terms = in_order(model)
     P = model.p + model.m + model.d
     found: list[tuple[int | None, int | None, int | None]]
     found = [(j, None, None) for j in range(model.p)]
     R = 0
     for term in terms:
         k = term.covariance.columns
+        if isinstance(term.covariance, covariance.Structured):
+            # Its parameters are coordinates themselves, smooth up to the boundary.
+            found += [(model.p + j, None, None) for j in range(term.start, term.stop)]
+            continue
         found += [(None, R + i, None) for i in range(k)]
         if isinstance(term.covariance, covariance.Full):
             found += [(None, R + i, R + j) for i in range(k) for j in range(i)]
@@ -144,9 +144,12 @@ def _value(flat: jax.Array, target: Target, model: Model) -> jax.Array:
 def _triangles(
     flat: jax.Array, model: Model
 ) -> Iterator[tuple[slice, covariance.Covariance, jax.Array, slice]]:
-    """Of each term: its place in the flat parameters, its kind, Lambda (k, k), its rows among R."""
+    """Of each term that is not structured: its place in the flat parameters, its kind, Lambda
+    (k, k), its rows among R."""
     first = 0
-    for term in terms_in_order(model):
+    for term in in_order(model):
+        if isinstance(term.covariance, covariance.Structured):
+            continue
         where = slice(model.p + term.start, model.p + term.stop)
         k = term.covariance.columns
         L = covariance.factor(term.covariance, flat[where])

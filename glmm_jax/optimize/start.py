@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glmm_jax import pirls
-from glmm_jax.linalg import base, block_diagonal, schur
+from glmm_jax import covariance, pirls
+from glmm_jax.linalg import base, block_diagonal, related, schur
 from glmm_jax.linalg.segments import total
 from glmm_jax.links import Custom, Identity, Inverse, Sqrt
-from glmm_jax.model import Model, Params, lambdas, thetas
+from glmm_jax.model import Model, Params, in_order, lambdas, natural, pivots, thetas
 
 TRIPS = 12
 LARGEST_CHANGE = 0.7  # of log Lambda_ii in one trip
@@ -50,7 +50,7 @@ def scales(model: Model) -> jax.Array:
     """
     unit = _link_scale(model)
     rows = [unit / _rms(model, z) for z in model.Z]
-    theta = thetas(tuple(r[:, None] * jnp.ones((1, r.shape[0]), r.dtype) for r in rows), model)
+    theta = natural(tuple(rows), model)
     parts = [unit / _rms(model, model.X), theta]
     matrices = model.dispersion_X or (None,) * len(model.family.parameters)
     one = jnp.ones(1, theta.dtype)
@@ -92,6 +92,8 @@ def _blocks(
         half = block_diagonal.solve_lower(lower, eye)
         levels = structure.levels[f]
         seen = total(used, structure.index[f], levels) > 0
+        if related.is_related(structure, f):
+            seen = structure.roots[str(f)].T ** 2 @ seen.astype(D.dtype) > 0
         out.append((jnp.swapaxes(half, -1, -2) @ half, seen.astype(D.dtype)))
     return out
 
@@ -102,9 +104,13 @@ def _pattern(model: Model) -> list[np.ndarray]:
     for terms, k in zip(model.terms, model.structure.columns, strict=True):
         mask, row = np.zeros((k, k), bool), 0
         for term in terms:
-            i, j = term.covariance.entries()
+            k_own = term.covariance.columns
+            if isinstance(term.covariance, covariance.Structured):
+                i, j = np.tril_indices(k_own)  # the step is taken to the kind afterwards
+            else:
+                i, j = term.covariance.entries()
             mask[row + i, row + j] = True
-            row += term.covariance.columns
+            row += k_own
         out.append(mask)
     return out
 
@@ -213,7 +219,13 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
     spread = jnp.sqrt(jnp.sum(residual) / jnp.sum(information))
     spread = jnp.where(jnp.isfinite(spread), jnp.minimum(spread, unit), unit)
     eyes = tuple(jnp.eye(k, dtype=eta.dtype) for k in model.structure.columns)
-    return Params(beta, thetas(eyes, model) * scale * (spread / unit), phi)
+    theta = thetas(eyes, model) * scale * (spread / unit)
+    for term in in_order(model):
+        if isinstance(term.covariance, covariance.Structured):
+            part = slice(term.start, term.stop)
+            own = covariance.independent(term.covariance, scale[part], spread / unit)
+            theta = theta.at[part].set(own)
+    return Params(beta, theta, phi)
 
 
 def dispersion(model: Model, eta: jax.Array, lost: jax.Array | float) -> jax.Array | None:
@@ -255,16 +267,18 @@ def _theta_metric(
     """Curvature in theta: the expected Hessian in M (module docstring), M = Lambda^-1 dLambda."""
     dtype = params.theta.dtype
     # A variance of zero has no logarithm: measure from a small pivot instead.
-    eyes = tuple(jnp.eye(k, dtype=dtype) for k in model.structure.columns)
-    low = (thetas(eyes, model) > 0) & (jnp.abs(params.theta) < SMALLEST_PIVOT * scale)
+    low = pivots(model) & (jnp.abs(params.theta) < SMALLEST_PIVOT * scale)
     theta = jnp.where(low, SMALLEST_PIVOT * scale, params.theta)
+    for term in in_order(model):
+        if isinstance(term.covariance, covariance.Structured):
+            part = slice(term.start, term.stop)
+            own = covariance.inward(term.covariance, theta[part], scale[part], SMALLEST_PIVOT)
+            theta = theta.at[part].set(own)
     Lambdas = lambdas(theta, model)
 
     def rates(direction: jax.Array) -> list[jax.Array]:
-        return [
-            block_diagonal.solve_lower(L, d)
-            for L, d in zip(Lambdas, lambdas(direction, model), strict=True)
-        ]
+        change = jax.jvp(lambda theta: lambdas(theta, model), (theta,), (direction,))[1]
+        return [block_diagonal.solve_lower(L, d) for L, d in zip(Lambdas, change, strict=True)]
 
     basis = jax.vmap(rates)(jnp.eye(model.m, dtype=dtype))
     # Where the data say nothing about a variance the metric must still be definite.

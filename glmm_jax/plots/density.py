@@ -52,13 +52,19 @@ def conditional_density(
 
     Raises
     ------
-    ValueError : unknown group, term or level, several columns and no term, wrong axes.
+    ValueError : unknown group, term or level, several columns and no term, a group whose levels are
+        related, wrong axes.
 
     Source: Bates (2011), Mixed models in R using the lme4 package, Part 5 (the unscaled conditional
     density of U given Y = y).
     """
     i, j = _block(fit, group, term)
     block = fit.frame.blocks[i]
+    if block.relationship is not None:
+        raise ValueError(
+            f"group={block.grouping!r}: its levels are related (relationship=), so that no level "
+            "has a conditional density of its own; choose another factor, or see laplace_error()"
+        )
     at = _levels(block.levels, np.bincount(block.index, minlength=len(block.levels)), levels)
     Lambda = triangles(fit.frame, fit.theta)[i]
     u = _spherical(fit, i)[:, j]
