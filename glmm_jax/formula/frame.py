@@ -21,8 +21,14 @@ from glmm_jax.formula.rows import (
     read_vector,
     rows_to_keep,
 )
-from glmm_jax.formula.terms import Formula
+from glmm_jax.formula.terms import Formula, RandomTerm
 from glmm_jax.formula.transforms import State
+
+
+# The part of a model that its main formula describes: the linear predictor eta.
+CONDITIONAL = "conditional"
+# Arguments whose formulas may have random terms.
+WITH_RANDOM = ("zero_inflation",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +41,7 @@ class RandomBlock:
         levels: labels of the levels that occur, in lme4's order.
         index: (n,) int32, level of each row; -1 for a level the fit has not seen (new data).
         Z: (n, k) float64, the row's values of the k columns.
+        part: `CONDITIONAL`, or the argument whose formula has the term, "zero_inflation".
     """
 
     grouping: str
@@ -42,6 +49,12 @@ class RandomBlock:
     levels: pd.Index
     index: np.ndarray
     Z: np.ndarray
+    part: str = CONDITIONAL
+
+    def named(self, name: str) -> str:
+        """A column, or columns joined, as messages name it: "(Intercept | site)"."""
+        what = f"({name} | {self.grouping})"
+        return what if self.part == CONDITIONAL else f"{what} in {self.part}="
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +63,7 @@ class ParameterModel:
 
     Attributes:
         argument: name of the argument it came from.
-        formula: its right side as normalised text.
+        formula: its right side as normalised text, random terms included.
         X: (n, d) float64 model matrix of full column rank.
         names: the d column names.
         coding, kept: what `new_frame` needs.
@@ -89,7 +102,7 @@ class Frame:
         X: (n, p) fixed-effects model matrix of full column rank, in R's column order.
         X_names: the p names, patsy's: `Intercept`, `urban[T.Y]`, `age:ch[T.Y]`, `I(age ** 2)`.
         dropped_columns: names of the columns left out because of rank deficiency.
-        blocks: random-effects blocks in lme4's theta order.
+        blocks: random-effects blocks in lme4's theta order, those of `parameter_models` last.
         offset: (n,) sum of all offsets, zeros where there are none.
         weights: (n,) or None.
         n_missing: number of rows dropped for missing values.
@@ -145,7 +158,8 @@ def build_frame(
             response holds proportions or counts, see `response.with_trials`.
         na_action: "drop" leaves out rows with missing values in anything used (`n_missing` counts
             them), "raise" refuses them.
-        dispersion, zero_inflation: one-sided formulas such as "~ x" for these parameters.
+        dispersion, zero_inflation: one-sided formulas such as "~ x" for these parameters; that of
+            zero_inflation may have random terms.
         absorbed: whether the response is of ordered categories, whose thresholds take the place of
             the intercept: X has none, and categories become the numbers 0, 1, ...
 
@@ -162,16 +176,19 @@ def build_frame(
     fixed = expand(formula.fixed)
     random = tuple(expand(term.expression) for term in formula.random)
     others = {
-        argument: expand(parse_one_sided(text, argument))
+        argument: parse_one_sided(text, argument, argument in WITH_RANDOM)
         for argument, text in (("dispersion", dispersion), ("zero_inflation", zero_inflation))
         if text is not None
     }
     texts = dict.fromkeys(_response_texts(formula), "response")
     for text in predictor_texts(formula, fixed, random):
         texts.setdefault(text, "formula")
-    for argument, terms in others.items():
-        for text in terms.factors:
-            texts.setdefault(text, argument)
+    for argument, (text, terms) in others.items():
+        used = [*expand(text).factors]
+        for term in terms:
+            used += [*expand(term.expression).factors, *term.grouping]
+        for name in used:
+            texts.setdefault(name, argument)
     columns = read_columns(data, texts)
     given = {"weights": weights, "offset": offset, "trials": trials}
     vectors = {
@@ -201,8 +218,9 @@ def build_frame(
                 "thresholds of ordered categories take anyway; write it without 0 + or - 1"
             )
         kept = kept & (np.array(fixed_coding.names) != "Intercept")
-    blocks, codings = _blocks(formula, random, rows)
-    order = theta_order([len(block.levels) for block in blocks])
+    members = _blocks(formula.random, rows, CONDITIONAL)
+    for argument, (_, terms) in others.items():
+        members += _blocks(terms, rows, argument)
     return Frame(
         formula=formula,
         response_name=formula.response,
@@ -212,7 +230,7 @@ def build_frame(
         X=X if kept.all() else np.ascontiguousarray(X[:, kept]),
         X_names=tuple(n for n, stays in zip(fixed_coding.names, kept, strict=True) if stays),
         dropped_columns=dropped,
-        blocks=tuple(blocks[i] for i in order),
+        blocks=tuple(block for block, _, _ in members),
         offset=formula_offset(formula, rows, extra.get("offset")),
         weights=extra.get("weights"),
         n_missing=len(data) - n,
@@ -220,19 +238,23 @@ def build_frame(
         design=Design(
             fixed=fixed_coding,
             kept=kept,
-            random=tuple(codings[i] for i in order),
-            groupings=tuple(formula.random[i].grouping for i in order),
+            random=tuple(coding for _, coding, _ in members),
+            groupings=tuple(grouping for _, _, grouping in members),
             state=rows.state,
             offset_argument=None if offset is None else offset if isinstance(offset, str) else "",
         ),
         kept_rows=keep,
         parameter_models=tuple(
-            _parameter_model(argument, terms, rows) for argument, terms in others.items()
+            _parameter_model(argument, text, terms, rows)
+            for argument, (text, terms) in others.items()
         ),
     )
 
 
-def _parameter_model(argument: str, terms: Terms, rows: Rows) -> ParameterModel:
+def _parameter_model(
+    argument: str, fixed: str, random: tuple[RandomTerm, ...], rows: Rows
+) -> ParameterModel:
+    terms = expand(fixed)
     values: dict[str, Value] = {factor: rows.term(factor) for factor in terms.factors}
     coding = code(terms, values)
     X = model_matrix(coding, values, rows.n)
@@ -240,7 +262,8 @@ def _parameter_model(argument: str, terms: Terms, rows: Rows) -> ParameterModel:
     names = tuple(name for name, stays in zip(coding.names, kept, strict=True) if stays)
     if not names:
         raise ValueError(f"{argument}: the formula has no column; write '~ 1' for a constant")
-    text = " + ".join([str(int(terms.intercept)), *(":".join(term) for term in terms.terms)])
+    parts = [str(int(terms.intercept)), *(":".join(term) for term in terms.terms)]
+    text = " + ".join([*parts, *(f"({t.expression} | {t.group_name})" for t in random)])
     return ParameterModel(argument, text, np.ascontiguousarray(X[:, kept]), names, coding, kept)
 
 
@@ -305,12 +328,13 @@ def _response(
 
 
 def _blocks(
-    formula: Formula, random: tuple[Terms, ...], rows: Rows
-) -> tuple[list[RandomBlock], list[Coding]]:
-    """Blocks and their codings in the order of the formula."""
+    random: tuple[RandomTerm, ...], rows: Rows, part: str
+) -> list[tuple[RandomBlock, Coding, tuple[str, ...]]]:
+    """Blocks of one formula, their codings and grouping expressions, in lme4's theta order."""
     shared: dict[tuple[str, ...], tuple[pd.Index, np.ndarray]] = {}
-    blocks, codings = [], []
-    for term, terms in zip(formula.random, random, strict=True):
+    found = []
+    for term in random:
+        terms = expand(term.expression)
         if term.grouping not in shared:
             factor = rows.grouping(term.grouping)
             levels = pd.Index(factor.labels, dtype=object)
@@ -318,9 +342,9 @@ def _blocks(
         values = {factor: rows.term(factor) for factor in terms.factors}
         coding = code(terms, values)
         Z = model_matrix(coding, values, rows.n)
-        blocks.append(RandomBlock(term.group_name, coding.names, *shared[term.grouping], Z))
-        codings.append(coding)
-    return blocks, codings
+        block = RandomBlock(term.group_name, coding.names, *shared[term.grouping], Z, part)
+        found.append((block, coding, term.grouping))
+    return [found[i] for i in theta_order([len(block.levels) for block, _, _ in found])]
 
 
 def formula_offset(formula: Formula, rows: Rows, vector: np.ndarray | None) -> np.ndarray:

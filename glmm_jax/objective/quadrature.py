@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import roots_hermitenorm
 
-from glmm_jax import pirls
+from glmm_jax import pirls, predictors
 from glmm_jax.linalg import base, block_diagonal, schur
 from glmm_jax.linalg.segments import take, total
-from glmm_jax.model import Model, Params, lambdas, row_dispersion
+from glmm_jax.model import Model, Params, lambdas
 
 MOST_NODES = 101  # in one dimension
 MOST_POINTS = 200_000  # of all grids of a row together
@@ -126,14 +126,15 @@ def deviance_at_mode(params: Params, model: Model, u: jax.Array, nagq: int) -> j
             moves[f] = solved.reshape(right.shape)
             there = parts[f].reshape(levels, *(1,) * (outer - f + 1), k) + moves[f]
             squares[f] = 0.5 * (jnp.sum(own**2, -1) - jnp.sum(there**2, -1))
+        # One after another the linear predictors of all rows: of the pseudo-rows the first.
         rows = eta.reshape(-1, *(1,) * count)
         for f in range(count):
-            change = take(moves[f] @ Lambda[f].T, structure.index[f])
-            z_rows = model.Z[f].reshape(model.n, *(1,) * (outer - f + 1), -1)
+            change = take(moves[f] @ Lambda[f].T, structure.index[f][: len(rows)])
+            z_rows = model.Z[f][: len(rows)].reshape(len(rows), *(1,) * (outer - f + 1), -1)
             shift = jnp.sum(z_rows * change, -1)
             rows = rows + shift.reshape(*shift.shape, *(1,) * f)
-        log_prob = _log_prob(params, model, rows)
-        value = total(log_prob, structure.index[0], structure.levels[0])
+        log_prob = _log_prob(params, model, rows.reshape(*eta.shape, *rows.shape[1:]))
+        value = total(log_prob, structure.index[0][: model.n], structure.levels[0])
         for f in range(count):
             value = value + squares[f]
             if f < outer:
@@ -168,12 +169,11 @@ def _sum_over_nodes(values: jax.Array, log_weights: np.ndarray) -> jax.Array:
 
 
 def _log_prob(params: Params, model: Model, eta: jax.Array) -> jax.Array:
-    """w_i log p(y_i | eta_i) for eta (n, nodes, ...)."""
+    """w_i log p(y_i | eta_i) for eta (n, nodes, ...), or (r, n, nodes, ...)."""
+    eta, phi = predictors.row_arguments(params, model, eta)
     shape = (model.n,) + (1,) * (eta.ndim - 1)
     size = None if model.size is None else model.size.reshape(shape)
-    phi = jax.tree.map(
-        lambda part: part.reshape(shape) if part.ndim else part, row_dispersion(params, model)
-    )
+    phi = jax.tree.map(lambda part: part.reshape(shape) if part.ndim == 1 else part, phi)
     log_prob = model.family.log_prob(model.y.reshape(shape), eta, phi, size)
     weights = model.weights.reshape(shape)
     # A padded row (weight zero) is never at fault: 0 times minus infinity would be NaN.

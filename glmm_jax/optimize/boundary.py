@@ -53,6 +53,7 @@ def separated(params: Params, model: Model, information: jax.Array) -> jax.Array
     """
     if model.p == 0:
         return jnp.zeros(0, bool)
+    information = information[: model.n]  # of several linear predictors, that about eta
     used = model.weights > 0
     rms = jnp.sqrt(jnp.sum(jnp.where(used[:, None], model.X**2, 0.0), axis=0) / jnp.sum(used))
     size = jnp.where(rms > 0, rms, 1.0)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glmm_jax import pirls
+from glmm_jax import pirls, predictors
 from glmm_jax.linalg import base, block_diagonal, schur
 from glmm_jax.linalg.segments import total
 from glmm_jax.links import Identity, Inverse, Sqrt
@@ -49,13 +49,26 @@ def scales(model: Model) -> jax.Array:
     (see `_link_scale`); for log(phi) one.
     """
     unit = _link_scale(model)
-    rows = [unit / _rms(model, z) for z in model.Z]
+    units = _column_units(model, unit)
+    rows = [own / _rms(model, z) for own, z in zip(units, predictors.row_columns(model), strict=True)]
     theta = thetas(tuple(r[:, None] * jnp.ones((1, r.shape[0]), r.dtype) for r in rows), model)
     parts = [unit / _rms(model, model.X), theta]
     matrices = model.dispersion_X or (None,) * len(model.family.parameters)
     one = jnp.ones(1, theta.dtype)
     parts += [one if matrix is None else 1.0 / _rms(model, matrix) for matrix in matrices]
     return jnp.concatenate(parts)
+
+
+def _column_units(model: Model, unit: jax.Array) -> list[jax.Array]:
+    """Of each factor the unit of the linear predictor of its columns: that of the link for eta."""
+    if not model.random_parameters:
+        return [unit] * len(model.Z)
+    return [
+        jnp.concatenate(
+            [jnp.full(t.covariance.columns, 1.0 if t.predictor else unit) for t in terms]
+        )
+        for terms in model.terms
+    ]
 
 
 def _rms(model: Model, columns: jax.Array) -> jax.Array:
@@ -82,6 +95,7 @@ def _blocks(
     have observations, (levels,)."""
     structure, out = model.structure, []
     used = (model.weights > 0).astype(model.y.dtype)
+    used = jnp.tile(used, structure.index[0].shape[0] // model.n)  # of each pseudo-row
     for f, Lambda in enumerate(lambdas(params.theta, model)):
         D = schur.level_blocks(structure, model.Z[f], Lambda, information, f)
         lower = block_diagonal.cholesky(D)
@@ -158,7 +172,8 @@ def start(model: Model, scale: jax.Array, given: Params | None = None) -> Start:
         fraction = jnp.where(fraction > 0, fraction, 0.0)
         u = u + fraction * du
         theta, change, freedom = _theta_step(params, model, u, information)
-        phi = dispersion(model, eta + fraction * moved, freedom)
+        there = predictors.row_arguments(params, model, eta + fraction * moved)[0]
+        phi = dispersion(model, there, freedom)
         params = Params(params.beta + fraction * dbeta, theta, phi)
         go_on = ~((change < 0.02) & (decrement < 1e-2)) & jnp.isfinite(decrement)
         return params, u, go_on, trips + 1
@@ -176,7 +191,8 @@ def start(model: Model, scale: jax.Array, given: Params | None = None) -> Start:
 def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
     """One step of weighted least squares for beta; a diagonal Lambda whose effect on eta has the
     standard deviation of the working residuals, at most one unit of the link."""
-    family = model.family
+    family, whole = model.family, model
+    model = predictors.without_random(model)
     nothing = jnp.zeros(0, model.y.dtype)
     used = (model.weights > 0).astype(model.y.dtype)
     mean = family.start_mean(model.y, model.size)
@@ -210,7 +226,7 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
     spread = jnp.sqrt(jnp.sum(residual) / jnp.sum(information))
     spread = jnp.where(jnp.isfinite(spread), jnp.minimum(spread, unit), unit)
     eyes = tuple(jnp.eye(k, dtype=eta.dtype) for k in model.structure.columns)
-    return Params(beta, thetas(eyes, model) * scale * (spread / unit), phi)
+    return Params(beta, thetas(eyes, whole) * scale * (spread / unit), phi)
 
 
 def dispersion(model: Model, eta: jax.Array, lost: jax.Array | float) -> jax.Array | None:
