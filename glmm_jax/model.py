@@ -17,8 +17,8 @@ from glmm_jax.structure import Structure
 
 CURVATURES = ("expected", "observed")
 EXPECTED_REFUSED = (
-    "curvature='expected': with random effects in zero_inflation= the information about eta and the "
-    "zeros together is needed, which is known as observed only; use curvature='observed' (TMB)"
+    "curvature='expected': with random effects in zero_inflation= the information about eta and "
+    "the zeros together is needed, which is known as observed only; use curvature='observed' (TMB)"
 )
 REPLACEABLE = ("y", "X", "Z", "offset", "weights", "size", "structure", "curvature")
 

@@ -56,8 +56,8 @@ def row_score(params: Params, model: Model, eta: jax.Array) -> jax.Array:
 
 
 def row_information(params: Params, model: Model, eta: jax.Array, curvature: str) -> jax.Array:
-    """w_i times the expected (Fisher) or observed information about eta of each row, (n,), or weight
-    of each pseudo-row."""
+    """w_i times the expected (Fisher) or observed information about eta of each row, (n,), or
+    the weight of each pseudo-row."""
     if model.random_parameters:
         return predictors.row_information(params, model, eta, curvature)
     family = model.family

@@ -42,9 +42,7 @@ def assembled(params: Params, model: Model, random: jax.Array) -> jax.Array:
     return jnp.stack(fixed) + random
 
 
-def row_arguments(
-    params: Params, model: Model, eta: jax.Array
-) -> tuple[jax.Array, Dispersion]:
+def row_arguments(params: Params, model: Model, eta: jax.Array) -> tuple[jax.Array, Dispersion]:
     """What a family takes: eta, and its other parameters, those with random effects included.
 
     Parameters: eta, (n,) or (r, n) as from `pirls.linear_predictor`, or with further axes.

@@ -24,7 +24,6 @@ from glmm_jax.formula.rows import (
 from glmm_jax.formula.terms import Formula, RandomTerm
 from glmm_jax.formula.transforms import State
 
-
 # The part of a model that its main formula describes: the linear predictor eta.
 CONDITIONAL = "conditional"
 # Arguments whose formulas may have random terms.
@@ -129,6 +128,11 @@ class Frame:
     design: Design
     kept_rows: np.ndarray | None = None
     parameter_models: tuple[ParameterModel, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the model that have random effects, `CONDITIONAL` first."""
+        return tuple(dict.fromkeys(block.part for block in self.blocks))
 
 
 def build_frame(

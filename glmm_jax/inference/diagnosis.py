@@ -132,12 +132,12 @@ def singular_terms(fit: Fit) -> list[str]:
         bound = [block.names[i] for i in zero if Lambda[i].any()]
         for name in none:
             sentences.append(
-                f"Singular fit: the variance of ({name} | {block.grouping}) is estimated as zero."
+                f"Singular fit: the variance of {block.named(name)} is estimated as zero."
             )
         if bound:
             what = "is a combination" if len(bound) == 1 else "are combinations"
             sentences.append(
-                f"Singular fit: the columns of ({' + '.join(block.names)} | {block.grouping}) are "
+                f"Singular fit: the columns of {block.named(' + '.join(block.names))} are "
                 f"perfectly correlated: {', '.join(bound)} {what} of those before."
             )
     return sentences

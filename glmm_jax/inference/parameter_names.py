@@ -4,7 +4,8 @@ The engine's vector is (beta, theta, dispersion) with theta the lower triangles 
 as many parameters here, in this order: beta; of each covariance block the standard deviations, then
 the correlations (2,1), (3,1), (3,2), ... as in `varcorr`; then sigma = sqrt(phi) of a Gaussian
 family with one phi for all rows, or the coefficients of the family's other parameters on their
-scales without bounds, as the engine has them: "log(phi)", "logit(zero): x".
+scales without bounds, as the engine has them: "log(phi)", "logit(zero): x". Of random effects in
+such a parameter the names begin with it too: "logit(zero): sd(Intercept | site)".
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.covariance import Full
 from glmm_jax.families.gaussian import Gaussian
+from glmm_jax.formula.frame import CONDITIONAL, RandomBlock
 from glmm_jax.model import flatten
 from glmm_jax.runtime import engine
 
@@ -103,10 +105,16 @@ def names(fit: Fit) -> list[str]:
     """
     out = list(fit.frame.X_names)
     for block in fit.frame.blocks:
-        out += [f"sd({name} | {block.grouping})" for name in block.names]
+        own, group = prefix(block), block.grouping
+        out += [f"{own}sd({name} | {group})" for name in block.names]
         for i, j in pairs(len(block.names)):
-            out.append(f"cor({block.names[j]}, {block.names[i]} | {block.grouping})")
+            out.append(f"{own}cor({block.names[j]}, {block.names[i]} | {group})")
     return [*out, *([SIGMA] if has_sigma(fit) else dispersion_names(fit))]
+
+
+def prefix(block: RandomBlock) -> str:
+    """What stands before the names of a block's parameters: "" or "logit(zero): "."""
+    return "" if block.part == CONDITIONAL else f"{PARAMETER_OF[block.part]}: "
 
 
 def pairs(k: int) -> list[tuple[int, int]]:

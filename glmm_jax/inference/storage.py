@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 KIND = "glmm_jax fit"
 # Raised when the meaning of the document changes; a file of a later version is refused. 2: families
-# by class, priors, models of further parameters, REML.
-VERSION = 2
+# by class, priors, models of further parameters, REML. 3: the part of the model that random effects
+# belong to.
+VERSION = 3
 
 _RECORDS: encoding.Records = {
     record.__name__: record

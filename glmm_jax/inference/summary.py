@@ -11,6 +11,7 @@ import scipy.special
 
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.families.gaussian import Gaussian
+from glmm_jax.formula.frame import CONDITIONAL
 from glmm_jax.inference import layout
 from glmm_jax.inference.diagnosis import outcome, warnings
 from glmm_jax.inference.parameter_names import dispersion_errors, has_sigma
@@ -39,11 +40,12 @@ class ParameterBlock:
     """One of the family's parameters besides eta.
 
     title : what it is; a constant is told of in it. coefficients : of its model, columns as those
-    of `Summary.coefficients`; None for a constant.
+    of `Summary.coefficients`; None for a constant. terms : its random effects.
     """
 
     title: str
     coefficients: pd.DataFrame | None
+    terms: tuple[TermVariances, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,6 @@ class Summary:
 
 def summarise(fit: Fit, correlation: bool = False) -> Summary:
     """Summary of a fit; with `correlation`, the correlations of the fixed effects too."""
-    V = [Lambda @ Lambda.T for Lambda in triangles(fit.frame, fit.theta)]
     coefficients = {
         "Estimate": fit.params,
         "Std. Error": fit.bse,
@@ -103,10 +104,7 @@ def summarise(fit: Fit, correlation: bool = False) -> Summary:
         response=_response(fit),
         statistics=_statistics(fit),
         quantiles=_quantiles(fit),
-        terms=tuple(
-            TermVariances(b.grouping, b.names, np.diag(v), correlations(v))
-            for b, v in zip(fit.frame.blocks, V, strict=True)
-        ),
+        terms=_terms(fit, CONDITIONAL),
         residual=fit.dispersion if has_sigma(fit) else None,
         nobs=fit.nobs,
         missing=fit.frame.n_missing,
@@ -121,6 +119,13 @@ def summarise(fit: Fit, correlation: bool = False) -> Summary:
         warnings=tuple(w for w in warnings(fit) if w not in ended),
         parameters=_parameters(fit),
     )
+
+
+def _terms(fit: Fit, part: str) -> tuple[TermVariances, ...]:
+    """The random effects of one part of the model."""
+    pairs = zip(fit.frame.blocks, triangles(fit.frame, fit.theta), strict=True)
+    V = [(block, Lambda @ Lambda.T) for block, Lambda in pairs if block.part == part]
+    return tuple(TermVariances(b.grouping, b.names, np.diag(v), correlations(v)) for b, v in V)
 
 
 def _statistics(fit: Fit) -> dict[str, float]:
@@ -168,7 +173,8 @@ def _parameters(fit: Fit) -> tuple[ParameterBlock, ...]:
             "Pr(>|z|)": 2 * scipy.special.ndtr(-np.abs(z)),
         }
         title = f"Model of {name} ({model.argument} ~ {model.formula}):"
-        out.append(ParameterBlock(title, pd.DataFrame(columns, index=list(model.names))))
+        table = pd.DataFrame(columns, index=list(model.names))
+        out.append(ParameterBlock(title, table, _terms(fit, model.argument)))
     return tuple(out)
 
 

@@ -12,9 +12,9 @@ import scipy.special
 from numpy.typing import ArrayLike
 
 from glmm_jax.covariance import Full
-from glmm_jax.formula.frame import Frame, RandomBlock
+from glmm_jax.formula.frame import CONDITIONAL, Frame, RandomBlock
 from glmm_jax.inference.levels import check_level, percent
-from glmm_jax.inference.parameter_names import has_sigma
+from glmm_jax.inference.parameter_names import has_sigma, prefix
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -48,14 +48,15 @@ def theta_names(frame: Frame) -> list[str]:
     """Names of theta, (m,): "district.Intercept", "district.urban[T.Y].Intercept", ...
 
     As lme4 writes them: the grouping factor, then the row and the column of Lambda; a diagonal
-    element names its column once.
+    element names its column once. Those of another part of the model begin with its parameter,
+    "logit(zero): site.Intercept".
     """
     names = []
     for term in covariance_terms(frame):
         block = term.block
         for i, j in zip(*term.kind.entries(), strict=True):
             parts = [block.names[i]] if i == j else [block.names[i], block.names[j]]
-            names.append(".".join([block.grouping, *parts]))
+            names.append(prefix(block) + ".".join([block.grouping, *parts]))
     return names
 
 
@@ -79,6 +80,7 @@ def in_zero_column(frame: Frame, theta: ArrayLike) -> np.ndarray:
 
 
 class _Row(NamedTuple):
+    part: str
     group: str
     name1: str | None
     name2: str | None
@@ -108,7 +110,8 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
     sdcor, standard deviation or correlation (NaN where a variance is zero). To it are added se, the
     standard error of sdcor, and its limits, "2.5 %" and "97.5 %" at level 0.95. Within a term the
     variances stand first. A Gaussian response adds a last row "Residual", unless its variance has a
-    model of its own.
+    model of its own. A model with random effects in zero_inflation= has a first column part,
+    "conditional" or "zero_inflation".
 
     A variance of zero and a correlation of 1 or -1 lie on the boundary, where neither a standard
     error nor a Wald interval exists: both are NaN. Where another column of Lambda is zero it is
@@ -133,16 +136,21 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
         # sigma = exp(log(phi) / 2)
         se = 0.5 * fit.sigma * float(np.sqrt(V_all[-1, -1]))
         limits = _sd_limits(fit.sigma, se, quantile)
-        rows.append(_Row("Residual", None, None, fit.dispersion, fit.sigma, se, *limits))
-    names = ["group", "name1", "name2", "vcov", "sdcor", "se", percent(tail), percent(1.0 - tail)]
+        rows.append(
+            _Row(CONDITIONAL, "Residual", None, None, fit.dispersion, fit.sigma, se, *limits)
+        )
+    ends = percent(tail), percent(1.0 - tail)
+    names = ["part", "group", "name1", "name2", "vcov", "sdcor", "se", *ends]
     # One dtype whether or not a column holds nothing but missing names.
-    return pd.DataFrame(rows).set_axis(names, axis=1).astype({"name1": "str", "name2": "str"})
+    words = {"name1": "str", "name2": "str"}
+    table = pd.DataFrame(rows).set_axis(names, axis=1).astype(words)
+    return table if len(fit.frame.parts) > 1 else table.drop(columns="part")
 
 
 def _term_rows(
     term: CovarianceTerm, Lambda: np.ndarray, V_theta: np.ndarray, quantile: float
 ) -> list[_Row]:
-    group, names = term.block.grouping, term.block.names
+    where, names = (term.block.part, term.block.grouping), term.block.names
     row, column = term.kind.entries()
     V = Lambda @ Lambda.T
     sd, R = np.sqrt(np.diag(V)), correlations(V)
@@ -153,7 +161,7 @@ def _term_rows(
             gradient = np.where(row == j, Lambda[j, column], 0.0) / sd[j]
             se = _delta(gradient, V_theta)
         limits = _sd_limits(sd[j], se, quantile)
-        rows.append(_Row(group, name, None, V[j, j], sd[j], se, *limits))
+        rows.append(_Row(*where, name, None, V[j, j], sd[j], se, *limits))
     for i, j in zip(*np.tril_indices(len(V), -1), strict=True):
         se = np.nan
         r = R[i, j]
@@ -164,7 +172,7 @@ def _term_rows(
             gradient = gradient + np.where(row == j, towards_j[column], 0.0)
             se = _delta(gradient, V_theta)
         limits = _correlation_limits(r, se, quantile)
-        rows.append(_Row(group, names[j], names[i], V[i, j], r, se, *limits))
+        rows.append(_Row(*where, names[j], names[i], V[i, j], r, se, *limits))
     return rows
 
 

@@ -49,8 +49,8 @@ def scales(model: Model) -> jax.Array:
     (see `_link_scale`); for log(phi) one.
     """
     unit = _link_scale(model)
-    units = _column_units(model, unit)
-    rows = [own / _rms(model, z) for own, z in zip(units, predictors.row_columns(model), strict=True)]
+    both = zip(_column_units(model, unit), predictors.row_columns(model), strict=True)
+    rows = [own / _rms(model, z) for own, z in both]
     theta = thetas(tuple(r[:, None] * jnp.ones((1, r.shape[0]), r.dtype) for r in rows), model)
     parts = [unit / _rms(model, model.X), theta]
     matrices = model.dispersion_X or (None,) * len(model.family.parameters)
