@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax.inference import findings, quantile, simulate
+from glmm_jax.inference.diagnosis import has_usable_means
 from glmm_jax.inference.findings import Finding
 from glmm_jax.inference.layout import WIDTH, html_table
 from glmm_jax.inference.ranef import modes
@@ -120,7 +121,7 @@ def check(fit: Fit, n: int = 250, seed: int = 0) -> Check:
     simulate.check_draws(n, seed, "new")
     found = findings.of_estimate(fit)
     tests: list[Finding] = []
-    if fit.status in UNUSABLE:
+    if fit.status in UNUSABLE and not (fit.status is Status.SEPARATION and has_usable_means(fit)):
         sentence = "Not examined, because there is no usable estimate."
         found.append(Finding("Design and data", "note", sentence))
     else:
