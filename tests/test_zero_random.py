@@ -148,16 +148,18 @@ def mode(name: str) -> np.ndarray:
 @quick
 def derivatives(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array, jax.Array]:
     def with_value(x):
-        d, g = gradient(x, model)
+        d, g = with_gradient(x, model)
         return g, (d, g)
 
     H, (d, g) = jax.jacfwd(with_value, has_aux=True)(x)
     return d, g, H
 
 
-@quick
-def gradient(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array]:
+def with_gradient(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array]:
     return jax.value_and_grad(lambda x: gj.deviance(unflatten(x, model), model))(x)
+
+
+gradient = quick(with_gradient)
 
 
 def test_derivatives_are_those_of_the_dense_twin_and_differences() -> None:
