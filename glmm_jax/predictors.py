@@ -56,11 +56,16 @@ def row_arguments(params: Params, model: Model, eta: jax.Array) -> tuple[jax.Arr
     return eta[0], as_dispersion(values)
 
 
+def stacked(model: Model, columns: jax.Array, s: int) -> jax.Array:
+    """Columns (n, d) of linear predictor s in the layout of the pseudo-rows: zero where it is not
+    held."""
+    held = pseudo_rows(count(model))[:, s].tolist()
+    return jnp.concatenate([columns * on for on in held])
+
+
 def fixed_columns(model: Model) -> jax.Array:
-    """X in the layout of the pseudo-rows: in those that hold eta, zero in the others."""
-    if not model.random_parameters:
-        return model.X
-    return jnp.concatenate([model.X * on for on in pseudo_rows(count(model))[:, 0].tolist()])
+    """X in the layout of the pseudo-rows."""
+    return stacked(model, model.X, 0) if model.random_parameters else model.X
 
 
 def row_columns(model: Model) -> tuple[jax.Array, ...]:

@@ -27,6 +27,7 @@ from glmm_jax.linalg import base, block_diagonal, schur
 from glmm_jax.linalg.segments import total
 from glmm_jax.links import Identity, Inverse, Sqrt
 from glmm_jax.model import Model, Params, lambdas, thetas
+from glmm_jax.optimize.joint_step import joint_step, parameter_columns, with_gamma
 
 TRIPS = 12
 LARGEST_CHANGE = 0.7  # of log Lambda_ii in one trip
@@ -164,16 +165,19 @@ def start(model: Model, scale: jax.Array, given: Params | None = None) -> Start:
         params, u, _, trips = state
         eta = pirls.linear_predictor(params, model, u)
         information = pirls.row_information(params, model, eta, "expected")
-        du, dbeta, decrement = pirls.step(params, model, eta, u, information, True)
-        there = Params(params.beta + dbeta, params.theta, params.dispersion)
+        du, dbeta, dgamma, decrement = joint_step(params, model, eta, u, information)
+        here = params.dispersion
+        moved_phi = with_gamma(model, here, here, dgamma)
+        there = Params(params.beta + dbeta, params.theta, moved_phi)
         moved = pirls.linear_predictor(there, model, u + du) - eta
         # Not a line search: a start need not descend, it must not run away.
         fraction = jnp.minimum(1.0, LARGEST_MOVE * unit / jnp.max(jnp.abs(moved)))
         fraction = jnp.where(fraction > 0, fraction, 0.0)
         u = u + fraction * du
         theta, change, freedom = _theta_step(params, model, u, information)
-        there = predictors.row_arguments(params, model, eta + fraction * moved)[0]
-        phi = dispersion(model, there, freedom)
+        means = predictors.row_arguments(params, model, eta + fraction * moved)[0]
+        phi = dispersion(model, means, freedom)
+        phi = with_gamma(model, phi, here, fraction * dgamma)
         params = Params(params.beta + fraction * dbeta, theta, phi)
         go_on = ~((change < 0.02) & (decrement < 1e-2)) & jnp.isfinite(decrement)
         return params, u, go_on, trips + 1
@@ -256,7 +260,12 @@ def _metric(params: Params, model: Model, u: jax.Array, scale: jax.Array) -> jax
     theta = _theta_metric(params, model, information, scale)
     blocks = [beta, theta]
     total = jnp.sum(model.weights).reshape(1, 1)
-    for matrix in model.dispersion_X or (None,) * len(model.family.parameters):
+    for i, matrix in enumerate(model.dispersion_X or (None,) * len(model.family.parameters)):
+        if i in model.random_parameters:
+            s, own = 1 + model.random_parameters.index(i), parameter_columns(model, i)[0]
+            rows = information[s * model.n : (s + 1) * model.n]
+            blocks.append(2.0 * own.T @ (rows[:, None] * own))
+            continue
         weighted = total if matrix is None else matrix.T @ (model.weights[:, None] * matrix)
         blocks.append(weighted)
     return jax.scipy.linalg.block_diag(*blocks)
