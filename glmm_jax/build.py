@@ -13,9 +13,9 @@ import pandas as pd
 from glmm_jax import families, structure
 from glmm_jax.covariance import KINDS, Covariance
 from glmm_jax.families.base import Family
-from glmm_jax.formula.frame import Frame, RandomBlock, build_frame
+from glmm_jax.formula.frame import CONDITIONAL, Frame, RandomBlock, build_frame
 from glmm_jax.formula.relationship import Relationship
-from glmm_jax.model import CURVATURES, Model, Term
+from glmm_jax.model import CURVATURES, EXPECTED_REFUSED, Model, Term, pseudo_rows
 from glmm_jax.priors import resolve
 
 # The parameter, by its name in `Family.parameters`, that an argument of `glmer` models.
@@ -65,8 +65,9 @@ def build_model(
     weights, offset, trials : names of columns or arrays (n,), see `glmer`.
     curvature : "expected" (lme4) or "observed" (TMB) weights inside log|L|^2; None for "expected"
         where the family knows its expected information, else "observed".
-    dispersion, zero_inflation : one-sided formulas, "~ x", for log(phi) and logit(zero); with the
-        latter a count family becomes its zero-inflated version.
+    dispersion, zero_inflation : one-sided formulas, "~ x", for log(phi) and logit(zero); the latter
+        may have random effects, "~ x + (1 | g)", and makes a count family its zero-inflated
+        version.
     priors : penalties added to the deviance, see `priors`.
     na_action : "drop" rows with missing values, or "raise".
     relationship : known covariance between the levels of a grouping factor, see `glmer`.
@@ -139,8 +140,9 @@ def place(
     Raises:
         ValueError: the response does not suit the family, or the design cannot be estimated.
     """
+    further = any(block.part != CONDITIONAL for block in frame.blocks)
     if curvature is None:
-        curvature = "expected" if family.has_fisher else "observed"
+        curvature = "expected" if family.has_fisher and not further else "observed"
     if curvature not in CURVATURES:
         raise ValueError(f"curvature={curvature!r}; use 'expected' (lme4) or 'observed' (TMB)")
     if curvature == "expected" and not family.has_fisher:
@@ -148,6 +150,8 @@ def place(
             f"curvature='expected': the {family.name} family has no expected information in closed "
             "form; use curvature='observed' (TMB)"
         )
+    if curvature == "expected" and further:
+        raise ValueError(EXPECTED_REFUSED)
     _check_distinct(frame)
     matrices = _parameter_matrices(frame, family)
     size, weights = _sizes_and_weights(frame, family)
@@ -165,8 +169,10 @@ def place(
     n = len(frame.y)
     rows = np.zeros(pad(n), np.int64)  # padding repeats row 0, which is valid for every link
     rows[:n] = np.arange(n)
+    parameters = _random_parameters(frame, family)
+    holds = pseudo_rows(1 + len(parameters))
     pattern = structure.build(
-        tuple(index[f][rows] for f in order),
+        tuple(np.tile(index[f][rows], len(holds)) for f in order),
         tuple(pad(levels[f]) for f in order),
         tuple(columns[f] for f in order),
         eliminated,
@@ -178,9 +184,10 @@ def place(
         },
     )
     starts = np.cumsum([0, *(kind_of(b).size for b in frame.blocks)])
+    acts = [_predictor(b, parameters, family) for b in frame.blocks]
     terms = tuple(
         tuple(
-            Term(kind_of(b), int(starts[i]))
+            Term(kind_of(b), int(starts[i]), acts[i])
             for i, b in enumerate(frame.blocks)
             if b.grouping == names[f]
         )
@@ -188,10 +195,20 @@ def place(
     )
     case = np.zeros(len(rows))
     case[:n] = 1.0 if weights is None else weights
+
+    def columns_of(f: int) -> np.ndarray:
+        """Z of a factor: of each pseudo-row the columns of the predictors that it holds."""
+        side_by_side = [
+            np.concatenate([b.Z[rows] * on for on in holds[:, acts[i]]])
+            for i, b in enumerate(frame.blocks)
+            if b.grouping == names[f]
+        ]
+        return np.concatenate(side_by_side, axis=1)
+
     numbers = {
         "y": frame.y[rows],
         "X": frame.X[rows],
-        "Z": tuple(np.concatenate([b.Z for b in members[f]], axis=1)[rows] for f in order),
+        "Z": tuple(columns_of(f) for f in order),
         "offset": frame.offset[rows],
         "weights": case,
         "size": None if size is None else size[rows],
@@ -205,6 +222,7 @@ def place(
         family=family,
         curvature=curvature,
         priors=resolve(priors, frame.X_names),
+        random_parameters=parameters,
     )
     placement = Placement(
         factor=tuple(order.index(names.index(b.grouping)) for b in frame.blocks),
@@ -242,18 +260,32 @@ def _parameter_matrices(frame: Frame, family: Family) -> tuple[np.ndarray | None
     return tuple(models[name].X if name in models else None for name in family.parameters)
 
 
+def _random_parameters(frame: Frame, family: Family) -> tuple[int, ...]:
+    """Positions in the family's `parameters` of those whose formulas have random terms."""
+    parts = {block.part for block in frame.blocks} - {CONDITIONAL}
+    return tuple(sorted(family.parameters.index(PARAMETER_OF[part]) for part in parts))
+
+
+def _predictor(block: RandomBlock, parameters: tuple[int, ...], family: Family) -> int:
+    """The linear predictor that a block acts on: 0 for eta, see `Term.predictor`."""
+    if block.part == CONDITIONAL:
+        return 0
+    return 1 + parameters.index(family.parameters.index(PARAMETER_OF[block.part]))
+
+
 def _check_distinct(frame: Frame) -> None:
     """Two terms with the same column and factor share one variance, which cannot be divided."""
     seen = set()
     for block in frame.blocks:
+        where = "formula" if block.part == CONDITIONAL else block.part
         for name in block.names:
-            if (name, block.grouping) in seen:
+            if (name, block.grouping, block.part) in seen:
                 raise ValueError(
-                    f"formula: {name!r} has a random effect by {block.grouping!r} in two terms, so "
+                    f"{where}: {name!r} has a random effect by {block.grouping!r} in two terms, so "
                     "their variances cannot be told apart; write it once, for example "
                     f"(1 | {block.grouping}) + (0 + x | {block.grouping})"
                 )
-            seen.add((name, block.grouping))
+            seen.add((name, block.grouping, block.part))
 
 
 def _first_column(block: RandomBlock, members: list[RandomBlock]) -> int:

@@ -45,8 +45,9 @@ class Estimate:
     status () : a `Status` code. decrement () : half of g' H^-1 g in scaled coordinates, what the
     deviance could still lose. smallest_eigenvalue () : of the Hessian in scaled coordinates.
     singular (m,) : elements of theta exactly on the boundary: diagonal elements of Lambda that are
-    zero, a correlation of 1 or -1 that is a parameter. separated (p,) : coefficients without a
-    finite estimate. evaluations, hessians () : how often each was computed.
+    zero, a correlation of 1 or -1 that is a parameter. separated (p + d,) : coefficients without a
+    finite estimate, of beta and of the models of the family's other parameters. evaluations,
+    hessians () : how often each was computed.
     """
 
     params: Params
@@ -251,6 +252,7 @@ def program(
     eta = pirls.linear_predictor(params, model, u)
     information = pirls.row_information(params, model, eta, "expected")
     separated = boundary.separated(params, model, information)
+    unbounded = boundary.unbounded(model, found.hessian)
     gradient, H = found.gradient / size, found.hessian / jnp.outer(size, size)
     if joint:
         gradient = jnp.concatenate([jnp.zeros(p, gradient.dtype), gradient])
@@ -263,11 +265,11 @@ def program(
         deviance=found.value,
         gradient=gradient,
         hessian=H,
-        status=_status(found, separated),
+        status=_status(found, separated, unbounded),
         decrement=found.decrement,
         smallest_eigenvalue=found.smallest,
         singular=boundary.singular(params.theta, model),
-        separated=separated,
+        separated=jnp.concatenate([separated, unbounded]),
         evaluations=found.evaluations + used,
         hessians=found.hessians,
         nagq=nagq,
@@ -275,13 +277,14 @@ def program(
     )
 
 
-def _status(found: Minimum, separated: jax.Array) -> jax.Array:
+def _status(found: Minimum, separated: jax.Array, unbounded: jax.Array) -> jax.Array:
     """The code of the outcome; the first that applies."""
     conditions = [
         (~jnp.isfinite(found.value), Status.MODE_FAILED),
         (~jnp.all(jnp.isfinite(found.gradient)), Status.NOT_FINITE),
         (~jnp.all(jnp.isfinite(found.hessian)), Status.NOT_FINITE),
         (jnp.any(separated), Status.SEPARATION),
+        (found.certified & jnp.any(unbounded), Status.SEPARATION),
         (found.certified, Status.CONVERGED),
         (~found.gave_up, Status.STEP_LIMIT),
         ((found.smallest < NEGATIVE) & (found.decrement <= 1e-3), Status.SADDLE),

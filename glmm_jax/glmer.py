@@ -63,12 +63,13 @@ def glmer(
         moves by 1e-3 of its standard error (`fit.nagq` is their number).
     start : `Params` to start from; none are needed.
     curvature : "expected" (lme4) or "observed" (TMB) information in the Laplace determinant; they
-        differ for links that are not canonical. None: "expected" where the family knows it.
+        differ for links that are not canonical. None: "expected" where the family knows it, and
+        "observed" with random effects in zero_inflation=.
     reml : restricted maximum likelihood: beta is integrated out, exactly for a Gaussian response
         with identity link, by Laplace's method for others (as in glmmTMB).
     dispersion : a one-sided formula, "~ x", for log(phi) of the family; None for a constant.
-    zero_inflation : a one-sided formula for the logit of the probability of an excess zero; a count
-        family becomes its zero-inflated version.
+    zero_inflation : a one-sided formula for the logit of the probability of an excess zero, with
+        random effects if wanted, "~ x + (1 | g)"; a count family becomes its zero-inflated version.
     priors : penalties for hard cases (separation, variances at zero): `priors.Normal()`,
         `priors.StudentT()`, `priors.Wishart()`, a function (params, model) -> -2 log density, or
         several of them.

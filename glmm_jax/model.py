@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import jax
@@ -15,6 +16,10 @@ from glmm_jax.families.base import Family
 from glmm_jax.structure import Structure
 
 CURVATURES = ("expected", "observed")
+EXPECTED_REFUSED = (
+    "curvature='expected': with random effects in zero_inflation= the information about eta and "
+    "the zeros together is needed, which is known as observed only; use curvature='observed' (TMB)"
+)
 REPLACEABLE = ("y", "X", "Z", "offset", "weights", "size", "structure", "curvature")
 
 
@@ -41,10 +46,12 @@ class Params:
 
 @dataclass(frozen=True)
 class Term:
-    """One random-effects term: the kind of its covariance and where its part of theta starts."""
+    """One random-effects term: the kind of its covariance, where its part of theta starts, and the
+    linear predictor it belongs to: 0 for eta, s for the s-th of `Model.random_parameters`."""
 
     covariance: covariance.Covariance
     start: int
+    predictor: int = 0
 
     @property
     def stop(self) -> int:
@@ -55,7 +62,7 @@ class Term:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["y", "X", "Z", "offset", "weights", "size", "structure", "dispersion_X"],
-    meta_fields=["terms", "family", "curvature", "priors"],
+    meta_fields=["terms", "family", "curvature", "priors", "random_parameters"],
 )
 @dataclass(frozen=True)
 class Model:
@@ -68,7 +75,9 @@ class Model:
     the family's `parameters` a model matrix (n, d) or None for a constant; () if all are constant.
     Static: terms, per grouping factor the tuple of its `Term`s; family; curvature ("expected" or
     "observed"), the weights inside log|L|^2 of the Laplace deviance; priors, functions
-    (params, model) -> () that are added to the deviance, see `priors`.
+    (params, model) -> () that are added to the deviance, see `priors`; random_parameters, positions
+    in the family's `parameters` of those that have random effects: Z and the structure then have
+    several rows for each of the n, see `pseudo_rows` and `predictors`.
 
     Grouping factors stand in order of elimination, which need not be the order of theta.
     """
@@ -85,6 +94,7 @@ class Model:
     curvature: str = "expected"
     dispersion_X: tuple[jax.Array | None, ...] = ()
     priors: tuple[Any, ...] = ()
+    random_parameters: tuple[int, ...] = ()
 
     @property
     def n(self) -> int:
@@ -148,6 +158,8 @@ class Model:
             raise ValueError(
                 f"curvature={changes['curvature']!r}; use 'expected' (lme4) or 'observed' (TMB)"
             )
+        if self.random_parameters and changes.get("curvature") == "expected":
+            raise ValueError(EXPECTED_REFUSED)
         return replace(self, **changes)
 
 
@@ -193,8 +205,22 @@ def check(params: Params, model: Model) -> None:
         )
 
 
+def pseudo_rows(predictors: int) -> np.ndarray:
+    """Which linear predictors the pseudo-rows of a row hold, (rows, predictors) of 0 and 1.
+
+    A row with one linear predictor is itself. One with several, on which random effects act by
+    z_1, z_2, ..., has a pseudo-row z_s for each and z_s + z_t for each pair; see `predictors`.
+    """
+    own = np.eye(predictors)
+    both = [own[s] + own[t] for s, t in combinations(range(predictors), 2)]
+    return np.stack([*own, *both])
+
+
 def row_dispersion(params: Params, model: Model) -> Any:
-    """What the family calls `dispersion`: None, one array or a tuple, each () or (n,)."""
+    """What the family calls `dispersion`: None, one array or a tuple, each () or (n,).
+
+    Without the random effects that such a parameter may have: see `predictors.row_arguments`.
+    """
     shape = model.dispersion_shape
     if shape is None or shape == ():
         return params.dispersion

@@ -22,35 +22,46 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from glmm_jax import implicit
+from glmm_jax import implicit, predictors
 from glmm_jax.linalg import base, dense
-from glmm_jax.model import Model, Params, check, lambdas, row_dispersion
+from glmm_jax.model import Model, Params, check, lambdas
 
 MAX_TRIPS = 500
 SMALLEST_STEP = 1e-10
 
 
 def linear_predictor(params: Params, model: Model, u: jax.Array) -> jax.Array:
-    """eta = X beta + Z Lambda u + offset, (n,)."""
+    """eta = X beta + Z Lambda u + offset, (n,); (r, n) with further ones, see `predictors`.
+
+    What comes out goes into the functions below whole.
+    """
     random = base.multiply(model.structure, model.Z, lambdas(params.theta, model), u)
+    if model.random_parameters:
+        return predictors.assembled(params, model, random)
     return model.X @ params.beta + random + model.offset
 
 
 def log_density(params: Params, model: Model, eta: jax.Array) -> jax.Array:
     """sum_i w_i log p(y_i | eta_i), ()."""
-    phi = row_dispersion(params, model)
+    eta, phi = predictors.row_arguments(params, model, eta)
     return jnp.sum(model.weights * model.family.log_prob(model.y, eta, phi, model.size))
 
 
 def row_score(params: Params, model: Model, eta: jax.Array) -> jax.Array:
-    """w_i dlogp_i/deta, (n,)."""
-    phi = row_dispersion(params, model)
+    """w_i dlogp_i/deta, (n,), or of each pseudo-row."""
+    if model.random_parameters:
+        return predictors.row_score(params, model, eta)
+    eta, phi = predictors.row_arguments(params, model, eta)
     return model.weights * model.family.score(model.y, eta, phi, model.size)
 
 
 def row_information(params: Params, model: Model, eta: jax.Array, curvature: str) -> jax.Array:
-    """w_i times the expected (Fisher) or observed information about eta of each row, (n,)."""
-    family, phi = model.family, row_dispersion(params, model)
+    """w_i times the expected (Fisher) or observed information about eta of each row, (n,), or
+    the weight of each pseudo-row."""
+    if model.random_parameters:
+        return predictors.row_information(params, model, eta, curvature)
+    family = model.family
+    eta, phi = predictors.row_arguments(params, model, eta)
     if curvature == "observed" and not family.is_canonical:
         information = family.curvature(model.y, eta, phi, model.size)
     else:
@@ -80,10 +91,11 @@ class Border(NamedTuple):
 def border(params: Params, model: Model, factor: base.Factor, information: jax.Array) -> Border:
     """Border of H by the fixed effects; `schur` is RX'RX in lme4's words, (p, p)."""
     Lambda = lambdas(params.theta, model)
-    weighted = information[:, None] * model.X
+    X = predictors.fixed_columns(model)
+    weighted = information[:, None] * X
     cross = base.multiply_transposed(model.structure, model.Z, Lambda, weighted)
     columns = base.solve(model.structure, factor, cross)
-    return Border(columns, model.X.T @ weighted - cross.T @ columns)
+    return Border(columns, X.T @ weighted - cross.T @ columns)
 
 
 @partial(
@@ -128,7 +140,7 @@ def step(
     if not joint:
         return du, jnp.zeros_like(params.beta), s @ du
     edge = border(params, model, factor, information)
-    s_beta = model.X.T @ rows
+    s_beta = model.X.T @ rows[: model.n]
     dbeta = _solve_spd(edge.schur, s_beta - edge.columns.T @ s)
     du = du - edge.columns @ dbeta
     return du, dbeta, s @ du + s_beta @ dbeta
@@ -286,7 +298,7 @@ def _residual_joint(x: tuple[jax.Array, jax.Array], arguments: tuple[Params, Mod
     rows = row_score(here, model, linear_predictor(here, model, u))
     Lambda = lambdas(params.theta, model)
     s = base.multiply_transposed(model.structure, model.Z, Lambda, rows) - u
-    return s, model.X.T @ rows
+    return s, model.X.T @ rows[: model.n]
 
 
 def _solve_spd(matrix: jax.Array, right: jax.Array) -> jax.Array:

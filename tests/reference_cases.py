@@ -178,11 +178,8 @@ class Case:
         """Return keyword arguments with which `glmm_jax.glmer` fits this case.
 
         Raises:
-            ValueError: random effects in a zero-inflation formula, or a family without a name in
-                FAMILIES.
+            ValueError: a family without a name in FAMILIES.
         """
-        if self.ziformula is not None and "|" in self.ziformula:
-            raise ValueError(f"{self.key}: glmer has no random effects in zero_inflation=.")
         if self.family not in FAMILIES:
             raise ValueError(f"{self.key}: family {self.family!r} is not one of {list(FAMILIES)}.")
         frame = self.frame()

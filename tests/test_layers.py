@@ -32,6 +32,7 @@ LAYERS = {
     "linalg": 4,
     "implicit": 5,
     "pirls": 5,
+    "predictors": 5,
     "objective": 6,
     "optimize": 7,
     "batch": 8,

@@ -85,14 +85,10 @@ def test_arguments_of_the_weighted_cases() -> None:
     assert case("sim_gauss_w_tmb/glmmTMB").glmer_arguments()["family"] == likelihood
 
 
-def test_arguments_are_refused_where_there_are_none() -> None:
-    with pytest.raises(ValueError, match="sal_zip_re/glmmTMB"):
-        case("sal_zip_re/glmmTMB").glmer_arguments()
-
-
 def test_arguments_of_restricted_likelihood_and_other_parameters() -> None:
     assert case("sleep_corr_reml/lme4").glmer_arguments()["reml"] is True
     assert case("sal_zip/glmmTMB").glmer_arguments()["zero_inflation"] == "~spp + mined"
+    assert case("sal_zip_re/glmmTMB").glmer_arguments()["zero_inflation"] == "~mined + (1|site)"
     assert case("sal_nb2_disp/glmmTMB").glmer_arguments()["dispersion"] == "~DOY"
     hurdle = case("hurdle_pois/glmmTMB").glmer_arguments()
     assert hurdle["family"] == "hurdle_poisson" and "link" not in hurdle

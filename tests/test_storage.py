@@ -200,7 +200,7 @@ def test_the_file_opens_without_this_package(sleep: gj.Fit, sleep_file: Path) ->
         document = json.loads(file["fit.json"])
         for name in file.files:
             assert name in ("fit.json", "sha256.txt") or file[name].dtype != object
-    assert document["version"] == 2
+    assert document["version"] == 3
     assert document["formula"] == sleep.frame.formula.text
     assert document["family"] == {
         "class": "Gaussian",
@@ -338,7 +338,7 @@ def test_a_later_format_is_refused(sleep_file: Path, tmp_path: Path) -> None:
         document["written by"]["glmm-jax"] = "9.1"
 
     path = edited(tmp_path / "late", sleep_file, change)
-    with pytest.raises(ValueError, match=r"format 99.* reads up to 2.*glmm_jax version 9\.1"):
+    with pytest.raises(ValueError, match=r"format 99.* reads up to 3.*glmm_jax version 9\.1"):
         gj.load(path)
 
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from glmm_jax.formula.fixed import Coding, Terms, code, model_matrix
-from glmm_jax.formula.relationship import Relationship, check_names, placed
+from glmm_jax.formula.fixed import Coding, code, expand, model_matrix
+from glmm_jax.formula.grouping import theta_order
+from glmm_jax.formula.relationship import Relationship, placed
 from glmm_jax.formula.rows import Rows
 from glmm_jax.formula.structures import check_columns, times
-from glmm_jax.formula.terms import Formula
+from glmm_jax.formula.terms import RandomTerm
+
+# The part of a model that its main formula describes: the linear predictor eta.
+CONDITIONAL = "conditional"
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,7 @@ class RandomBlock:
         Z: (n, k) float64, the row's values of the k columns.
         structure: of the covariance of the columns, one of `terms.STRUCTURES`.
         relationship: known covariance between the levels up to a scale; None for independent ones.
+        part: `CONDITIONAL`, or the argument whose formula has the term, "zero_inflation".
     """
 
     grouping: str
@@ -35,6 +40,12 @@ class RandomBlock:
     Z: np.ndarray
     structure: str = "us"
     relationship: Relationship | None = None
+    part: str = CONDITIONAL
+
+    def named(self, name: str) -> str:
+        """A column, or columns joined, as messages name it: "(Intercept | site)"."""
+        what = f"({name} | {self.grouping})"
+        return what if self.part == CONDITIONAL else f"{what} in {self.part}="
 
     @property
     def label(self) -> str:
@@ -44,16 +55,16 @@ class RandomBlock:
 
 
 def random_blocks(
-    formula: Formula,
-    random: tuple[Terms, ...],
+    random: tuple[RandomTerm, ...],
     rows: Rows,
+    part: str,
     relationships: dict[str, Relationship],
-) -> tuple[list[RandomBlock], list[Coding]]:
-    """Blocks and their codings in the order of the formula."""
-    check_names(relationships, list(dict.fromkeys(term.group_name for term in formula.random)))
+) -> list[tuple[RandomBlock, Coding, tuple[str, ...]]]:
+    """Blocks of one formula, their codings and grouping expressions, in lme4's theta order."""
     shared: dict[tuple[str, ...], tuple[pd.Index, np.ndarray]] = {}
-    blocks, codings = [], []
-    for term, terms in zip(formula.random, random, strict=True):
+    found = []
+    for term in random:
+        terms = expand(term.expression)
         related = relationships.get(term.group_name)
         if term.grouping not in shared:
             factor = rows.grouping(term.grouping)
@@ -69,8 +80,8 @@ def random_blocks(
         check_columns(term, coding.names)
         Z = model_matrix(coding, values, rows.n)
         levels, index = shared[term.grouping]
-        blocks.append(
-            RandomBlock(term.group_name, coding.names, levels, index, Z, term.structure, related)
+        block = RandomBlock(
+            term.group_name, coding.names, levels, index, Z, term.structure, related, part
         )
-        codings.append(coding)
-    return blocks, codings
+        found.append((block, coding, term.grouping))
+    return [found[i] for i in theta_order([len(block.levels) for block, _, _ in found])]

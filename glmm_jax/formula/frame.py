@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from glmm_jax.formula.blocks import RandomBlock, random_blocks
+from glmm_jax.formula.blocks import CONDITIONAL, RandomBlock, random_blocks
 from glmm_jax.formula.columns import Factor, Value
 from glmm_jax.formula.fixed import Coding, Terms, code, expand, model_matrix
-from glmm_jax.formula.grouping import theta_order
 from glmm_jax.formula.parser import parse, parse_one_sided
 from glmm_jax.formula.rank import independent_columns
-from glmm_jax.formula.relationship import read_relationships
+from glmm_jax.formula.relationship import check_names, read_relationships
 from glmm_jax.formula.response import Response, counts, ordered, plain, two_levels, with_trials
 from glmm_jax.formula.rows import (
     Rows,
@@ -23,8 +22,11 @@ from glmm_jax.formula.rows import (
     read_vector,
     rows_to_keep,
 )
-from glmm_jax.formula.terms import Formula
+from glmm_jax.formula.terms import Formula, RandomTerm
 from glmm_jax.formula.transforms import State
+
+# Arguments whose formulas may have random terms.
+WITH_RANDOM = ("zero_inflation",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class ParameterModel:
 
     Attributes:
         argument: name of the argument it came from.
-        formula: its right side as normalised text.
+        formula: its right side as normalised text, random terms included.
         X: (n, d) float64 model matrix of full column rank.
         names: the d column names.
         coding, kept: what `new_frame` needs.
@@ -73,7 +75,7 @@ class Frame:
         X: (n, p) fixed-effects model matrix of full column rank, in R's column order.
         X_names: the p names, patsy's: `Intercept`, `urban[T.Y]`, `age:ch[T.Y]`, `I(age ** 2)`.
         dropped_columns: names of the columns left out because of rank deficiency.
-        blocks: random-effects blocks in lme4's theta order.
+        blocks: random-effects blocks in lme4's theta order, those of `parameter_models` last.
         offset: (n,) sum of all offsets, zeros where there are none.
         weights: (n,) or None.
         n_missing: number of rows dropped for missing values.
@@ -100,6 +102,11 @@ class Frame:
     design: Design
     kept_rows: np.ndarray | None = None
     parameter_models: tuple[ParameterModel, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the model that have random effects, `CONDITIONAL` first."""
+        return tuple(dict.fromkeys(block.part for block in self.blocks))
 
 
 def build_frame(
@@ -130,7 +137,8 @@ def build_frame(
             response holds proportions or counts, see `response.with_trials`.
         na_action: "drop" leaves out rows with missing values in anything used (`n_missing` counts
             them), "raise" refuses them.
-        dispersion, zero_inflation: one-sided formulas such as "~ x" for these parameters.
+        dispersion, zero_inflation: one-sided formulas such as "~ x" for these parameters; that of
+            zero_inflation may have random terms.
         absorbed: whether the response is of ordered categories, whose thresholds take the place of
             the intercept: X has none, and categories become the numbers 0, 1, ...
 
@@ -147,16 +155,19 @@ def build_frame(
     fixed = expand(formula.fixed)
     random = tuple(expand(term.expression) for term in formula.random)
     others = {
-        argument: expand(parse_one_sided(text, argument))
+        argument: parse_one_sided(text, argument, argument in WITH_RANDOM)
         for argument, text in (("dispersion", dispersion), ("zero_inflation", zero_inflation))
         if text is not None
     }
     texts = dict.fromkeys(_response_texts(formula), "response")
     for text in predictor_texts(formula, fixed, random):
         texts.setdefault(text, "formula")
-    for argument, terms in others.items():
-        for text in terms.factors:
-            texts.setdefault(text, argument)
+    for argument, (text, terms) in others.items():
+        used = [*expand(text).factors]
+        for term in terms:
+            used += [*expand(term.expression).factors, *term.grouping]
+        for name in used:
+            texts.setdefault(name, argument)
     columns = read_columns(data, texts)
     given = {"weights": weights, "offset": offset, "trials": trials}
     vectors = {
@@ -186,8 +197,12 @@ def build_frame(
                 "thresholds of ordered categories take anyway; write it without 0 + or - 1"
             )
         kept = kept & (np.array(fixed_coding.names) != "Intercept")
-    blocks, codings = random_blocks(formula, random, rows, read_relationships(relationship))
-    order = theta_order([len(block.levels) for block in blocks])
+    relationships = read_relationships(relationship)
+    terms = [*formula.random, *(term for _, further in others.values() for term in further)]
+    check_names(relationships, list(dict.fromkeys(term.group_name for term in terms)))
+    members = random_blocks(formula.random, rows, CONDITIONAL, relationships)
+    for argument, (_, terms) in others.items():
+        members += random_blocks(terms, rows, argument, relationships)
     return Frame(
         formula=formula,
         response_name=formula.response,
@@ -197,7 +212,7 @@ def build_frame(
         X=X if kept.all() else np.ascontiguousarray(X[:, kept]),
         X_names=tuple(n for n, stays in zip(fixed_coding.names, kept, strict=True) if stays),
         dropped_columns=dropped,
-        blocks=tuple(blocks[i] for i in order),
+        blocks=tuple(block for block, _, _ in members),
         offset=formula_offset(formula, rows, extra.get("offset")),
         weights=extra.get("weights"),
         n_missing=len(data) - n,
@@ -205,19 +220,23 @@ def build_frame(
         design=Design(
             fixed=fixed_coding,
             kept=kept,
-            random=tuple(codings[i] for i in order),
-            groupings=tuple(formula.random[i].grouping for i in order),
+            random=tuple(coding for _, coding, _ in members),
+            groupings=tuple(grouping for _, _, grouping in members),
             state=rows.state,
             offset_argument=None if offset is None else offset if isinstance(offset, str) else "",
         ),
         kept_rows=keep,
         parameter_models=tuple(
-            _parameter_model(argument, terms, rows) for argument, terms in others.items()
+            _parameter_model(argument, text, terms, rows)
+            for argument, (text, terms) in others.items()
         ),
     )
 
 
-def _parameter_model(argument: str, terms: Terms, rows: Rows) -> ParameterModel:
+def _parameter_model(
+    argument: str, fixed: str, random: tuple[RandomTerm, ...], rows: Rows
+) -> ParameterModel:
+    terms = expand(fixed)
     values: dict[str, Value] = {factor: rows.term(factor) for factor in terms.factors}
     coding = code(terms, values)
     X = model_matrix(coding, values, rows.n)
@@ -225,7 +244,10 @@ def _parameter_model(argument: str, terms: Terms, rows: Rows) -> ParameterModel:
     names = tuple(name for name, stays in zip(coding.names, kept, strict=True) if stays)
     if not names:
         raise ValueError(f"{argument}: the formula has no column; write '~ 1' for a constant")
-    text = " + ".join([str(int(terms.intercept)), *(":".join(term) for term in terms.terms)])
+    parts = [str(int(terms.intercept)), *(":".join(term) for term in terms.terms)]
+    kinds = ("" if t.structure == "us" else t.structure for t in random)
+    bars = (f"{k}({t.expression} | {t.group_name})" for k, t in zip(kinds, random, strict=True))
+    text = " + ".join([*parts, *bars])
     return ParameterModel(argument, text, np.ascontiguousarray(X[:, kept]), names, coding, kept)
 
 

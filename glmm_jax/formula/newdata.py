@@ -10,6 +10,7 @@ import pandas as pd
 from glmm_jax.formula.columns import Column, Factor, Value
 from glmm_jax.formula.fixed import Coding, expand, model_matrix
 from glmm_jax.formula.frame import (
+    CONDITIONAL,
     Frame,
     ParameterModel,
     RandomBlock,
@@ -26,7 +27,8 @@ from glmm_jax.formula.syntax import Name, parse_expression
 class NewFrame:
     """The arrays of new data, columns and levels as in the fit.
 
-    `blocks` and `parameter_models` are empty on request.
+    `blocks` and `parameter_models` are empty on request. Without `parameter_models` the blocks that
+    belong to them are there with Z of zeros, so that blocks stand where the fit has them.
     """
 
     X: np.ndarray
@@ -63,12 +65,17 @@ def new_frame(
     newdata = as_data_frame(newdata, "newdata")
     formula, design = frame.formula, frame.design
     fixed = expand(formula.fixed)
-    slopes = tuple(expand(term.expression) for term in formula.random) if random else ()
-    texts = predictor_texts(formula, fixed, slopes, groupings=False)
+    texts = predictor_texts(formula, fixed, (), groupings=False)
     models = frame.parameter_models if parameters else ()
-    others = (part.factor for m in models for parts in m.coding.terms for part in parts)
+    blocks_read = [
+        i
+        for i, block in enumerate(frame.blocks)
+        if random and (parameters or block.part == CONDITIONAL)
+    ]
+    codings = [design.random[i] for i in blocks_read] + [model.coding for model in models]
+    others = (part.factor for coding in codings for parts in coding.terms for part in parts)
     texts = tuple(dict.fromkeys((*texts, *others)))
-    groups = {text for grouping in design.groupings for text in grouping} if random else set()
+    groups = {text for i in blocks_read for text in design.groupings[i]}
     columns = read_columns(newdata, dict.fromkeys(texts, "newdata"))
     _refuse_missing(columns, "drop or fill these rows")
     grouping_columns = read_columns(newdata, dict.fromkeys(groups, "newdata"))
@@ -95,6 +102,10 @@ def new_frame(
         vector = checked("offset", name, numbers)
     blocks = []
     for i, block in enumerate(frame.blocks if random else ()):
+        if i not in blocks_read:
+            absent = np.full(rows.n, -1, np.int32)
+            blocks.append(replace(block, index=absent, Z=np.zeros((rows.n, len(block.names)))))
+            continue
         factor = rows.grouping(design.groupings[i])
         index = match_levels(factor, block.levels)
         if np.any(index < 0) and not allow_new_levels:

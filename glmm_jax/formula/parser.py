@@ -54,11 +54,19 @@ def parse(text: str) -> Formula:
     return _parse(text)
 
 
-def parse_one_sided(text: str, argument: str) -> str:
-    """The right side of `"~ x + z"` as normalised text: fixed effects only.
+def parse_one_sided(
+    text: str, argument: str, random: bool = False
+) -> tuple[str, tuple[RandomTerm, ...]]:
+    """The right side of `"~ x + (1 | g)"`: fixed part as normalised text, and random terms.
+
+    Args:
+        text: the formula.
+        argument: its name, for messages.
+        random: whether random terms are allowed.
 
     Raises:
-        ValueError: no text, malformed, a response, a random term or an offset; names `argument`.
+        ValueError: no text, malformed, a response, an offset, or a random term where none may be;
+            names `argument`.
     """
     if not isinstance(text, str) or not text.strip().startswith("~"):
         raise ValueError(f"{argument}={text!r}; use a one-sided formula such as '~ x'")
@@ -68,17 +76,22 @@ def parse_one_sided(text: str, argument: str) -> str:
     bars: list[Bar] = []
     offsets: list[Node] = []
     fixed = _without_extras(inner, parse_expression(inner), bars, offsets)
-    if bars or offsets:
-        kind = "random terms" if bars else "offsets"
+    if offsets:
         raise ValueError(
-            f"{argument}={text!r}; {kind} are understood in the main formula only (glmmTMB has "
+            f"{argument}={text!r}; offsets are understood in the main formula only (glmmTMB has "
             "them here)"
         )
+    if bars and not random:
+        raise ValueError(
+            f"{argument}={text!r}; random terms are understood in the main formula and in "
+            "zero_inflation= only (glmmTMB has them here)"
+        )
+    terms = tuple(term for bar, kind in bars for term in _random_terms(inner, bar, kind))
     if fixed is None:
-        return "1"
+        return "1", terms
     _check_terms(inner, fixed)
     expand(render(fixed))
-    return render(fixed)
+    return render(fixed), terms
 
 
 @lru_cache(maxsize=1024)

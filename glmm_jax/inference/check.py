@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax.inference import findings, quantile, simulate
+from glmm_jax.inference.diagnosis import has_usable_means
 from glmm_jax.inference.findings import Finding
 from glmm_jax.inference.layout import WIDTH, html_table
 from glmm_jax.inference.ranef import modes
@@ -120,7 +121,7 @@ def check(fit: Fit, n: int = 250, seed: int = 0) -> Check:
     simulate.check_draws(n, seed, "new")
     found = findings.of_estimate(fit)
     tests: list[Finding] = []
-    if fit.status in UNUSABLE:
+    if fit.status in UNUSABLE and not (fit.status is Status.SEPARATION and has_usable_means(fit)):
         sentence = "Not examined, because there is no usable estimate."
         found.append(Finding("Design and data", "note", sentence))
     else:
@@ -211,24 +212,23 @@ def _residuals(fit: Fit, simulated: np.ndarray, seed: int) -> list[Finding]:
 
 def _random_effects(fit: Fit, found: Replicates) -> list[Finding]:
     """Extreme and skewed conditional modes of each random effect that has a variance."""
-    modes_of, sd_of, levels_of = {}, {}, {}
+    # As `Replicates.effects` has them: by block, column after column.
+    known: list[tuple[str, np.ndarray, float, pd.Index]] = []
     blocks = zip(fit.frame.blocks, triangles(fit.frame, fit.theta), modes(fit), strict=True)
     for block, Lambda, b in blocks:
         for j, name in enumerate(block.names):
-            effect = block.grouping, name
-            modes_of[effect], levels_of[effect] = b[:, j], block.levels
-            sd_of[effect] = float(np.sqrt(np.sum(Lambda[j] ** 2)))
+            sd = float(np.sqrt(np.sum(Lambda[j] ** 2)))
+            known.append((block.named(name), b[:, j], sd, block.levels))
     out = []
     # An effect's two tests share the level of one.
-    used = [j for j, effect in enumerate(found.effects) if sd_of[effect] > 0]
-    for j in used:
-        effect = found.effects[j]
-        label = f"({effect[1]} | {effect[0]})"
+    for j, (label, mode, sd, levels) in enumerate(known):
+        if sd == 0:
+            continue
         p_extreme = quantile.monte_carlo_p(found.largest[:, j], "upper")
         p_skewed = quantile.monte_carlo_p(found.skewness[:, j])
-        largest = int(np.argmax(np.abs(modes_of[effect])))
-        size = modes_of[effect][largest] / sd_of[effect]
-        where = f"the largest, of level {levels_of[effect][largest]}, is {size:.1f} SD"
+        largest = int(np.argmax(np.abs(mode)))
+        size = mode[largest] / sd
+        where = f"the largest, of level {levels[largest]}, is {size:.1f} SD"
         p = min(1.0, 2 * min(p_extreme, p_skewed))
         if _severity(p) == "fine":
             sentence = (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from glmm_jax import pirls
+from glmm_jax import pirls, predictors
 from glmm_jax.formula.fixed import term_columns
 from glmm_jax.inference.varcorr import correlations
 from glmm_jax.linalg import base
@@ -108,6 +108,6 @@ def _leverage(params: Params, model: Model, u: jax.Array) -> jax.Array:
     edge = pirls.border(params, model, factor, information)
     # What the random effects do not take from x_i: x_i - (H^-1 Lambda' Z' W X)' Lambda' z_i.
     taken = jax.lax.map(lambda column: base.multiply(structure, Z, Lambda, column), edge.columns.T)
-    left = model.X - taken.T
+    left = predictors.fixed_columns(model) - taken.T
     fixed = jnp.sum(left * jnp.linalg.solve(edge.schur, left.T).T, axis=1)
     return information * (random + fixed)

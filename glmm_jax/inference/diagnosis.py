@@ -9,6 +9,7 @@ import numpy as np
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.covariance import Structured
 from glmm_jax.inference import parameter_names, structured
+from glmm_jax.inference.parameter_names import dispersion_names, has_sigma
 from glmm_jax.inference.varcorr import CovarianceTerm, covariance_terms, triangles, varcorr
 from glmm_jax.objective import marginal
 from glmm_jax.status import Status
@@ -25,6 +26,8 @@ FEW_ROWS = 10
 SPURIOUS_SD = 5.0
 LATENT_LINKS = ("logit", "probit", "cloglog", "loglog")
 ENOUGH_NODES = 11
+# Of the deviance in a parameter on its scale without bounds: a standard error above a hundred.
+NO_CURVATURE = 1e-4
 RANGE = 2.0  # of a correlation: a standard error beyond it leaves every value possible
 # On a log or logit scale: a parameter with such a standard error may be anything.
 UNKNOWN = 10.0
@@ -63,6 +66,7 @@ def warnings(fit: Fit) -> tuple[str, ...]:
             "Rank deficient: these columns are linear combinations of others and were dropped: "
             f"{', '.join(fit.frame.dropped_columns)}."
         )
+    found += _limits(fit)
     if fit.status is not Status.SEPARATION:
         found += _flat_directions(fit)
         found += _undetermined(fit)
@@ -129,8 +133,41 @@ def _status(fit: Fit) -> str:
             "Separation: the response is the same in every row, so the likelihood has no maximum "
             "and nothing can be estimated. Check how the response is coded."
         )
-    named = ", ".join(np.array(fit.frame.X_names)[np.asarray(fit.estimate.separated)])
-    return f"{sentence} Coefficients without a finite estimate: {named}."
+    flags = np.asarray(fit.estimate.separated)
+    named = np.array([*fit.frame.X_names, *dispersion_names(fit)])[flags]
+    told = f"Coefficients without a finite estimate: {', '.join(named)}."
+    if has_usable_means(fit):
+        sentence = (
+            "Separation in the model of another parameter than the mean: the likelihood rises for "
+            "ever as a combination of its covariates makes the parameter reach its limit in some "
+            "rows (of logit(zero) a probability of 0 or 1). Drop or merge the covariate; the other "
+            "estimates are those of the limit."
+        )
+    return f"{sentence} {told}"
+
+
+def has_usable_means(fit: Fit) -> bool:
+    """Whether the coefficients of eta are finite: if not, there is nothing to simulate from."""
+    flags = np.asarray(fit.estimate.separated)[: len(fit.frame.X_names)]
+    return fit.status is not Status.SEPARATION or not flags.any()
+
+
+def _limits(fit: Fit) -> list[str]:
+    """Constant parameters of the family at their limit, where the likelihood has levelled off."""
+    if has_sigma(fit) or not fit.converged:
+        return []
+    curved = np.diag(np.asarray(fit.estimate.hessian))[fit.model.p + fit.model.m :]
+    constant = [name in fit.family.parameters for name in dispersion_names(fit)]
+    return [
+        f"At a limit: the likelihood hardly changes with {name}, estimated as {value:.3g}, so that "
+        "the family is at an end of its range (Poisson for a negative binomial one, no excess of "
+        "zeros for a zero-inflated one). The simpler family fits as well; the standard error of "
+        f"{name} means nothing."
+        for name, value, curvature, alone in zip(
+            dispersion_names(fit), fit.dispersion_params, curved, constant, strict=True
+        )
+        if alone and curvature <= NO_CURVATURE
+    ]
 
 
 def singular_terms(fit: Fit) -> list[str]:
@@ -148,12 +185,12 @@ def singular_terms(fit: Fit) -> list[str]:
         bound = [block.names[i] for i in zero if Lambda[i].any()]
         for name in none:
             sentences.append(
-                f"Singular fit: the variance of ({name} | {block.grouping}) is estimated as zero."
+                f"Singular fit: the variance of {block.named(name)} is estimated as zero."
             )
         if bound:
             what = "is a combination" if len(bound) == 1 else "are combinations"
             sentences.append(
-                f"Singular fit: the columns of ({' + '.join(block.names)} | {block.grouping}) are "
+                f"Singular fit: the columns of {block.named(' + '.join(block.names))} are "
                 f"perfectly correlated: {', '.join(bound)} {what} of those before."
             )
     return sentences

@@ -74,6 +74,8 @@ def of_estimate(fit: Fit) -> list[Finding]:
             found.append(Finding("Approximation", "problem", sentence))
         elif "Laplace approximation may mislead" in sentence:
             continue  # `_clusters` says more
+        elif sentence.startswith("At a limit"):
+            found.append(Finding("Convergence", "note", sentence))
         elif sentence not in singular:
             advice = "Rescale or centre the covariates, or leave one out."
             found.append(Finding("Convergence", "problem", f"{sentence} {advice}"))

@@ -12,7 +12,7 @@ import pandas as pd
 from glmm_jax.inference import digits
 
 if TYPE_CHECKING:
-    from glmm_jax.inference.summary import Summary
+    from glmm_jax.inference.summary import Summary, TermVariances
 
 WIDTH = 90
 QUANTILES = ("Min", "1Q", "Median", "3Q", "Max")
@@ -32,14 +32,13 @@ def text(summary: Summary) -> str:
     if summary.quantiles is not None:
         lines += ["Scaled residuals:", *digits.aligned(_quantiles(summary), left=()), ""]
     lines.append("Random effects:")
-    table = _random(summary)
-    lines += [f" {line}" for line in digits.aligned(table, left=range(len(table[0])))]
+    lines += _random_text(summary.terms, summary.residual)
     lines += [_observations(summary), "", "Fixed effects:"]
     lines += _fixed_text(summary.coefficients)
     constants = [one.title for one in summary.parameters if one.coefficients is None]
     for one in summary.parameters:
         if one.coefficients is not None:
-            lines += ["", one.title, *_fixed_text(one.coefficients)]
+            lines += ["", one.title, *_random_text(one.terms), *_fixed_text(one.coefficients)]
     if constants:
         lines += ["", *constants]
     if summary.correlation is not None and len(summary.correlation) > 1:
@@ -63,7 +62,7 @@ def html(summary: Summary) -> str:
     parts.append(html_table(_statistics(summary), labelled=False))
     if summary.quantiles is not None:
         parts.append(html_table(_quantiles(summary), "Scaled residuals", labelled=False))
-    parts.append(html_table(_random(summary), "Random effects"))
+    parts.append(html_table(_random(summary.terms, summary.residual), "Random effects"))
     parts.append(f"<p>{escape(_observations(summary))}</p>")
     if len(summary.coefficients):
         parts.append(html_table(_fixed(summary.coefficients), "Fixed effects"))
@@ -74,6 +73,8 @@ def html(summary: Summary) -> str:
         if one.coefficients is None:
             parts.append(f"<p>{escape(one.title)}</p>")
         else:
+            if one.terms:
+                parts.append(html_table(_random(one.terms), f"{one.title} random effects"))
             parts.append(html_table(_fixed(one.coefficients), one.title))
     if summary.correlation is not None and len(summary.correlation) > 1:
         parts.append(html_table(_correlation(summary.correlation), "Correlation of fixed effects"))
@@ -119,19 +120,26 @@ def _quantiles(summary: Summary) -> Table:
     return [list(QUANTILES), digits.common(digits.zapped(summary.quantiles, 5), 4)]
 
 
-def _random(summary: Summary) -> Table:
+def _random_text(terms: tuple[TermVariances, ...], residual: float | None = None) -> list[str]:
+    if not terms:
+        return []
+    table = _random(terms, residual)
+    return [f" {line}" for line in digits.aligned(table, left=range(len(table[0])))]
+
+
+def _random(terms: tuple[TermVariances, ...], residual: float | None = None) -> Table:
     """Groups, Name, Variance, Std.Dev. and a lower triangle of correlations."""
-    variances = np.concatenate([term.variances for term in summary.terms])
-    if summary.residual is not None:
-        variances = np.append(variances, summary.residual)
+    variances = np.concatenate([term.variances for term in terms])
+    if residual is not None:
+        variances = np.append(variances, residual)
     variance, sd = digits.common(variances, 4), digits.common(np.sqrt(variances), 4)
     widths = (
         1 if term.common else max(min(term.correlations.shape[1], len(term.names) - 1), 0)
-        for term in summary.terms
+        for term in terms
     )
     extra = max(widths)
     table = [["Groups", "Name", "Variance", "Std.Dev.", *["Corr", *[""] * (extra - 1)][:extra]]]
-    for term in summary.terms:
+    for term in terms:
         for i, name in enumerate(term.names):
             known = [correlation_text(r) for r in term.correlations[i, :i]]
             if term.common and i == 0:
@@ -140,7 +148,7 @@ def _random(summary: Summary) -> Table:
             row = len(table) - 1
             known += [""] * (extra - len(known))
             table.append([group, name, variance[row], sd[row], *known])
-    if summary.residual is not None:
+    if residual is not None:
         table.append(["Residual", "", variance[-1], sd[-1], *[""] * extra])
     return table
 

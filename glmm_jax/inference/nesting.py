@@ -47,9 +47,13 @@ def nesting(small: Frame, large: Frame) -> Nesting:
     zero = _random_inside(small_blocks, large_blocks)
     if zero is not None:
         return Nesting(fixed, Verdict.INSIDE, zero)
-    outside = _covariance_outside(small_blocks, large_blocks)
-    random = Verdict.OUTSIDE if outside else Verdict.UNDECIDED
-    return Nesting(fixed, random, None)
+    outside = any(
+        _covariance_outside(
+            *(tuple(b for b in blocks if b.part == part) for blocks in (small_blocks, large_blocks))
+        )
+        for part in small.parts
+    )
+    return Nesting(fixed, Verdict.OUTSIDE if outside else Verdict.UNDECIDED, None)
 
 
 def _separate(blocks: tuple[RandomBlock, ...]) -> tuple[RandomBlock, ...]:
@@ -121,8 +125,10 @@ def _random_inside(small: tuple[RandomBlock, ...], large: tuple[RandomBlock, ...
 def _map(small: RandomBlock, large: RandomBlock, same: bool) -> np.ndarray | None:
     """A with W = Z_l A, (k_l, columns of W), or None; `same` asks for the same grouping.
 
-    The columns of Z_l are scaled to length one.
+    The columns of Z_l are scaled to length one. A term of another part of the model is none.
     """
+    if small.part != large.part:
+        return None
     related = small.relationship is not None or large.relationship is not None
     if related and not (small.relationship and small.relationship.same(large.relationship)):
         return None
@@ -177,12 +183,15 @@ def _classes(fine: np.ndarray, coarse: np.ndarray, Z: np.ndarray) -> np.ndarray 
 def _covariance_outside(small: tuple[RandomBlock, ...], large: tuple[RandomBlock, ...]) -> bool:
     """Whether the smaller model has a covariance that is no linear combination of the larger's.
 
+    Both for one part of the model.
     Sum_t z_ti' V_t z_tj over the terms in which rows i and j share a level is linear in the
     elements of the V_t. One random choice of the smaller model's V_t tells, with probability one;
     a sample of pairs of rows can only miss a difference, not make one up.
     """
     if any(block.relationship is not None for block in (*small, *large)):
         return False  # rows that share no level are correlated too
+    if not large:  # a part of the model without random effects
+        return True
     rng = np.random.default_rng(1)
     i, j = _pairs([block.index for block in (*small, *large)], rng)
     target = np.zeros(len(i))

@@ -5,7 +5,8 @@ as many parameters here, in this order: beta; of each covariance block the stand
 the correlations (2,1), (3,1), (3,2), ... as in `varcorr`, or the one that a structure has; then
 sigma = sqrt(phi) of a Gaussian
 family with one phi for all rows, or the coefficients of the family's other parameters on their
-scales without bounds, as the engine has them: "log(phi)", "logit(zero): x".
+scales without bounds, as the engine has them: "log(phi)", "logit(zero): x". Of random effects in
+such a parameter the names begin with it too: "logit(zero): sd(Intercept | site)".
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from glmm_jax import covariance
 from glmm_jax.build import PARAMETER_OF, kind_of
 from glmm_jax.covariance import AR1, Covariance, Diagonal, Structured
 from glmm_jax.families.gaussian import Gaussian
+from glmm_jax.formula.frame import CONDITIONAL, RandomBlock
 from glmm_jax.inference import structured
 from glmm_jax.model import flatten
 from glmm_jax.runtime import engine
@@ -137,16 +139,21 @@ def names(fit: Fit) -> list[str]:
     """
     out = list(fit.frame.X_names)
     for block in fit.frame.blocks:
-        kind = kind_of(block)
+        own, kind = prefix(block), kind_of(block)
         if isinstance(kind, Structured):
             for one, two in structured.names(block):
                 inner = f"sd({one}" if two is None else f"cor({one}, {two}"
-                out.append(f"{inner} | {block.grouping})")
+                out.append(f"{own}{inner} | {block.grouping})")
             continue
-        out += [f"sd({name} | {block.grouping})" for name in block.names]
+        out += [f"{own}sd({name} | {block.grouping})" for name in block.names]
         for i, j in pairs(kind):
-            out.append(f"cor({block.names[j]}, {block.names[i]} | {block.grouping})")
+            out.append(f"{own}cor({block.names[j]}, {block.names[i]} | {block.grouping})")
     return [*out, *([SIGMA] if has_sigma(fit) else dispersion_names(fit))]
+
+
+def prefix(block: RandomBlock) -> str:
+    """What stands before the names of a block's parameters: "" or "logit(zero): "."""
+    return "" if block.part == CONDITIONAL else f"{PARAMETER_OF[block.part]}: "
 
 
 def pairs(kind: covariance.Linear) -> list[tuple[int, int]]:

@@ -8,13 +8,15 @@ import numpy as np
 
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.families.base import Family, as_dispersion
-from glmm_jax.formula.frame import Frame
+from glmm_jax.formula.frame import CONDITIONAL, Frame
 from glmm_jax.formula.newdata import NewFrame
+from glmm_jax.inference.ranef import random_part
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
 
 ZERO = "logit(zero)"
+ZERO_PART = "zero_inflation"
 
 
 def mean_depends(family: Family) -> bool:
@@ -40,15 +42,25 @@ def columns(fit: Fit) -> dict[str, slice]:
     return out
 
 
-def row_parameters(fit: Fit, rows: Frame | NewFrame) -> dict[str, np.ndarray]:
-    """Values of each of the family's parameters in rows, (rows,), on the scale without bounds."""
+def row_parameters(
+    fit: Fit, rows: Frame | NewFrame, conditional: bool = True
+) -> dict[str, np.ndarray]:
+    """Values of each of the family's parameters in rows, (rows,), on the scale without bounds.
+
+    With the conditional modes of the random effects that a parameter may have, unless told not to.
+    """
     coefficients = fit.dispersion_params.to_numpy()
     first = fit.model.p + fit.model.m
     places = columns(fit)
-    return {
+    values = {
         name: matrix @ coefficients[places[name].start - first : places[name].stop - first]
         for name, matrix in matrices(fit, rows).items()
     }
+    for part in fit.frame.parts:
+        if conditional and part != CONDITIONAL:
+            name = PARAMETER_OF[part]
+            values[name] = random_part(fit, rows, part, values[name])
+    return values
 
 
 def dispersion(values: dict[str, np.ndarray]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,17 @@ import scipy.special
 
 from glmm_jax.build import bucket, padded
 from glmm_jax.families.base import Family, as_dispersion
-from glmm_jax.formula.frame import Frame
+from glmm_jax.formula.frame import CONDITIONAL, Frame, RandomBlock
 from glmm_jax.formula.newdata import NewFrame, new_frame
 from glmm_jax.inference.categories import probabilities
 from glmm_jax.inference.levels import check_level
 from glmm_jax.inference.parameter_rows import (
     ZERO,
+    ZERO_PART,
     matrices,
     mean_depends,
     row_parameters,
 )
-from glmm_jax.inference.parameter_rows import columns as parameter_columns
 from glmm_jax.inference.residuals import linear_predictor
 from glmm_jax.inference.uncertainty import linear_predictor_variance
 from glmm_jax.links import Link
@@ -64,10 +65,11 @@ def predict(
         zero-inflated or hurdle family with the zeros, (1 - pi) mu); "link", eta; "zero", the
         probability of an excess zero, pi (for a hurdle family of a zero); "category", the
         probability of each ordered category, a column each (without standard errors).
-    random : "conditional", with the conditional modes b of the levels in newdata; "population",
-        with b = 0, so that grouping columns are not needed. On the response scale the latter is the
-        mean of a level in the middle, not the average over levels. For both, Var(eta) as above;
-        with b = 0 it is that of x' beta alone.
+    random : "conditional", with the conditional modes b of the levels in newdata, those of
+        zero_inflation= included where the mean or pi depends on them; "population", with b = 0, so
+        that grouping columns are not needed. On the response scale the latter is the mean of a
+        level in the middle, not the average over levels. For both, Var(eta) as above; with b = 0
+        it is that of x' beta alone.
     se : whether to give standard errors; on the response scale |dmu/deta| times that of eta, and by
         the same rule for a mean that depends on other parameters too.
     level : of confidence intervals, 0.95 say; None for none. Limits are computed on the link scale
@@ -107,7 +109,7 @@ def predict(
             or (kind == "response" and mean_depends(fit.family)),
         )
     if kind == "zero":
-        return _zero(fit, rows, se, level)
+        return _zero(fit, rows, conditional, se, level)
     if kind == "response" and mean_depends(fit.family):
         return _frame(_dependent_mean(fit, rows, conditional, se, level), rows.index)
     eta = linear_predictor(fit, rows, conditional)
@@ -115,7 +117,7 @@ def predict(
         return probabilities(fit, eta, row_parameters(fit, rows), rows.index)
     columns = {"fit": eta}
     if se or level is not None:
-        blocks = rows.blocks if conditional else ()
+        blocks = _weighted(rows, conditional, {CONDITIONAL: 1.0})
         columns["se"] = np.sqrt(linear_predictor_variance(fit, rows.X, blocks))
     if level is not None:
         half = _quantile(level) * columns["se"]
@@ -131,8 +133,24 @@ def _frame(columns: dict[str, np.ndarray], index: pd.Index) -> pd.Series | pd.Da
     return pd.DataFrame(columns, index)
 
 
+def _weighted(
+    rows: Frame | NewFrame, conditional: bool, slopes: dict[str, Any]
+) -> tuple[RandomBlock, ...]:
+    """The blocks of the rows, Z of each part of the model times its slope, (rows,), or nothing.
+
+    They are the derivatives in b of a function of the linear predictors with these slopes; a part
+    that is not named has slope zero. () for random effects of zero.
+    """
+    if not conditional:
+        return ()
+    return tuple(
+        replace(block, Z=block.Z * np.reshape(slopes.get(block.part, 0.0), (-1, 1)))
+        for block in rows.blocks
+    )
+
+
 def _zero(
-    fit: Fit, rows: Frame | NewFrame, se: bool, level: float | None
+    fit: Fit, rows: Frame | NewFrame, conditional: bool, se: bool, level: float | None
 ) -> pd.Series | pd.DataFrame:
     """pi of each row; its standard error pi (1 - pi) times that of logit(pi)."""
     if ZERO not in fit.family.parameters:
@@ -140,13 +158,18 @@ def _zero(
             f"kind='zero': the {fit.family.name} family has no excess zeros; use 'response' or "
             "'link', or fit a model with zero_inflation='~ 1'"
         )
-    logit = row_parameters(fit, rows)[ZERO]
+    logit = row_parameters(fit, rows, conditional)[ZERO]
     pi = scipy.special.expit(logit)
     columns = {"fit": pi}
     if se or level is not None:
-        place, matrix = parameter_columns(fit)[ZERO], matrices(fit, rows)[ZERO]
-        V = fit.vcov_all.to_numpy()[place, place]
-        error = np.sqrt(np.maximum(np.sum((matrix @ V) * matrix, axis=1), 0.0))
+        others = np.column_stack(
+            [matrix * (name == ZERO) for name, matrix in matrices(fit, rows).items()]
+        )
+        # Without random effects of its own, pi depends on none.
+        own = conditional and ZERO_PART in fit.frame.parts
+        blocks = _weighted(rows, own, {ZERO_PART: 1.0})
+        variance = linear_predictor_variance(fit, np.zeros_like(rows.X), blocks, others)
+        error = np.sqrt(variance)
         columns["se"] = pi * (1.0 - pi) * error
         if level is not None:
             half = _quantile(level) * error
@@ -160,7 +183,7 @@ def _dependent_mean(
 ) -> dict[str, np.ndarray]:
     """Means that depend on eta and on other parameters of the family, by column."""
     eta = linear_predictor(fit, rows, conditional)
-    values = row_parameters(fit, rows)
+    values = row_parameters(fit, rows, conditional)
     mu, slope, partial_slopes = _mean_gradient(fit.family, eta, values)
     valid = _valid(fit.family, mu)
     columns = {"fit": np.where(valid, mu, np.nan)}
@@ -169,8 +192,11 @@ def _dependent_mean(
     made = matrices(fit, rows)
     parts = [made[name] * d[:, None] for name, d in zip(values, partial_slopes, strict=True)]
     others = np.column_stack(parts) if parts else None
-    blocks = rows.blocks if conditional else ()
-    error = np.sqrt(linear_predictor_variance(fit, rows.X, blocks, slope, others))
+    slopes = {CONDITIONAL: slope}
+    if ZERO in values:
+        slopes[ZERO_PART] = partial_slopes[list(values).index(ZERO)]
+    blocks = _weighted(rows, conditional, slopes)
+    error = np.sqrt(linear_predictor_variance(fit, rows.X * slope[:, None], blocks, others))
     columns["se"] = np.where(valid, error, np.nan)
     if level is not None:
         half = _quantile(level) * error

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from glmm_jax.formula.frame import CONDITIONAL, Frame
+from glmm_jax.formula.newdata import NewFrame
 from glmm_jax.inference.uncertainty import block_columns, level_covariances, mode_derivatives
 from glmm_jax.inference.varcorr import triangles
 
@@ -26,7 +28,9 @@ class Conditional(NamedTuple):
     covariance: np.ndarray
 
 
-def ranef(fit: Fit, joint: bool = False, covariance: bool = False) -> dict[str, pd.DataFrame]:
+def ranef(
+    fit: Fit, joint: bool = False, covariance: bool = False, part: str = CONDITIONAL
+) -> dict[str, pd.DataFrame]:
     """Conditional modes of the random effects, one data frame per grouping factor.
 
     Parameters
@@ -38,6 +42,8 @@ def ranef(fit: Fit, joint: bool = False, covariance: bool = False) -> dict[str, 
         holds fixed (a zero column of Lambda; at nagq = 0 beta's dependence on theta) stay so here.
     covariance : whether to give, beside the standard deviations, the covariances of the random
         effects of a level, those of separate terms included.
+    part : "conditional", the random effects of eta; "zero_inflation", those of the logit of an
+        excess zero.
 
     Returns
     -------
@@ -46,16 +52,25 @@ def ranef(fit: Fit, joint: bool = False, covariance: bool = False) -> dict[str, 
     For each column of its terms, "Intercept" say, there is a column of that name with the
     conditional mode and, after all modes, a column "Intercept (sd)" with its standard deviation;
     with `covariance`, then a column "Intercept, x (cov)" for each pair.
+
+    Raises
+    ------
+    ValueError : a part in which the model has no random effects.
     """
+    check_part(fit, part)
     found = modes(fit)
     covariances = _covariances(fit, joint)
     tables: dict[str, pd.DataFrame] = {}
-    for group in dict.fromkeys(block.grouping for block in fit.frame.blocks):
-        members = [i for i, block in enumerate(fit.frame.blocks) if block.grouping == group]
+    blocks = fit.frame.blocks
+    for group in dict.fromkeys(block.grouping for block in blocks if block.part == part):
+        members = [
+            i for i, block in enumerate(blocks) if (block.grouping, block.part) == (group, part)
+        ]
         first = fit.frame.blocks[members[0]]
         names = [name for i in members for name in fit.frame.blocks[i].names]
-        # The columns of a factor's terms lie side by side in the model, in the frame's order.
-        C = covariances[fit.placement.factor[members[0]]]
+        # The columns of a factor's terms lie side by side in the model.
+        at = np.concatenate([np.r_[block_columns(fit, i)] for i in members])
+        C = covariances[fit.placement.factor[members[0]]][:, at[:, None], at]
         columns = dict(
             zip(names, np.concatenate([found[i] for i in members], axis=1).T, strict=True)
         )
@@ -66,6 +81,23 @@ def ranef(fit: Fit, joint: bool = False, covariance: bool = False) -> dict[str, 
                 columns[f"{names[j]}, {names[k]} (cov)"] = C[:, j, k]
         tables[group] = pd.DataFrame(columns, first.levels.rename(group))
     return tables
+
+
+def check_part(fit: Fit, part: str) -> None:
+    """Raise a ValueError unless the model has random effects in this part."""
+    if part not in fit.frame.parts:
+        listed = ", ".join(map(repr, fit.frame.parts))
+        raise ValueError(f"part={part!r}; the model has random effects in {listed}")
+
+
+def random_part(fit: Fit, rows: Frame | NewFrame, part: str, fixed: np.ndarray) -> np.ndarray:
+    """fixed + Z b of one part of the model, (rows,); b = 0 for levels that are not in the fit."""
+    total = fixed.copy()
+    for block, b in zip(rows.blocks, modes(fit), strict=True):
+        if block.part == part:
+            seen = block.index >= 0
+            total[seen] += np.sum(block.Z[seen] * b[block.index[seen]], axis=1)
+    return total
 
 
 def modes(fit: Fit) -> tuple[np.ndarray, ...]:

@@ -18,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from glmm_jax import pirls
+from glmm_jax.families.base import Dispersion
 from glmm_jax.inference.residuals import observed
 from glmm_jax.linalg import base
-from glmm_jax.model import Model, Params, lambdas, row_dispersion
+from glmm_jax.model import Model, Params, lambdas
+from glmm_jax.predictors import row_arguments
 from glmm_jax.runtime import engine, run
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Replicates:
     pearson (n + 1,) : sum of squared Pearson residuals, prior weights included, at the conditional
     modes; NaN where a dispersion is estimated. excess_zeros (n + 1,) : number of zeros less its
     expectation at the conditional modes.
-    effects : (grouping factor, column) of each random effect, in the order of the frame.
+    effects : (grouping factor, column) of each random effect, in the order of the frame's blocks.
     largest, skewness (n + 1, effects) : over the levels, of the conditional modes divided by the
     standard deviation of the effect. NaN where the modes of a response were not found.
     """
@@ -102,9 +104,9 @@ class _Moments(NamedTuple):
 def _replicates(params: Params, model: Model, responses: jax.Array, *, pearson: bool) -> _Moments:
     """The moments of each response, (responses, rows), with a leading axis."""
     guess = jnp.zeros(model.q, responses.dtype)
-    family, phi = model.family, row_dispersion(params, model)
+    family = model.family
 
-    def squares(y: jax.Array, eta: jax.Array) -> jax.Array:
+    def squares(y: jax.Array, eta: jax.Array, phi: Dispersion) -> jax.Array:
         """Sum of w (y - E y)^2 / Var(y)."""
         if not pearson:
             return jnp.full((), jnp.nan, eta.dtype)
@@ -122,7 +124,9 @@ def _replicates(params: Params, model: Model, responses: jax.Array, *, pearson: 
         here = replace(model, y=y)
         mode = pirls.find_mode(params, here, guess, joint=True)
         u = jnp.where(mode.converged, mode.u, jnp.nan)
-        eta = pirls.linear_predictor(replace(params, beta=mode.beta), here, u)
+        there = replace(params, beta=mode.beta)
+        predictors = pirls.linear_predictor(there, here, u)
+        eta, phi = row_arguments(there, here, predictors)
         zero = jnp.exp(family.log_prob(jnp.zeros_like(y), eta, phi, model.size))
         # Rows that pad the model have no weight; the others count once each.
         zeros = jnp.sum(jnp.where(model.weights > 0, (y == 0) - zero, 0.0))
@@ -132,7 +136,7 @@ def _replicates(params: Params, model: Model, responses: jax.Array, *, pearson: 
             scaled.append(Lambda / jnp.where(sd > 0, sd, 1.0)[:, None])
         effects = base.effects(model.structure, tuple(scaled), u)
         return _Moments(
-            squares(y, eta),
+            squares(y, eta, phi),
             zeros,
             tuple(jnp.max(jnp.abs(b), axis=0) for b in effects),
             tuple(jnp.sum(b, axis=0) for b in effects),

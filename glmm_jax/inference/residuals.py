@@ -13,11 +13,13 @@ import scipy.special
 
 from glmm_jax.build import padded
 from glmm_jax.families.base import Dispersion, is_integer
-from glmm_jax.formula.frame import Frame
+from glmm_jax.formula.frame import CONDITIONAL, Frame
 from glmm_jax.formula.newdata import NewFrame
 from glmm_jax.inference import quantile, simulate
-from glmm_jax.inference.ranef import modes
-from glmm_jax.model import Model, Params, row_dispersion
+from glmm_jax.inference.parameter_rows import row_parameters
+from glmm_jax.inference.ranef import random_part
+from glmm_jax.model import Model, Params
+from glmm_jax.predictors import row_arguments
 from glmm_jax.runtime import engine
 
 if TYPE_CHECKING:
@@ -35,11 +37,7 @@ def linear_predictor(
     """
     rows = fit.frame if rows is None else rows
     eta = rows.X @ np.asarray(fit.estimate.params.beta) + rows.offset
-    if conditional:
-        for block, b in zip(rows.blocks, modes(fit), strict=True):
-            seen = block.index >= 0
-            eta[seen] += np.sum(block.Z[seen] * b[block.index[seen]], axis=1)
-    return eta
+    return random_part(fit, rows, CONDITIONAL, eta) if conditional else eta
 
 
 def fitted(fit: Fit) -> np.ndarray:
@@ -104,8 +102,7 @@ def residuals(fit: Fit, kind: str, n: int = 250, seed: int = 0, random: str = "n
         return scipy.special.ndtri(quantile.scaled(observed(fit), simulated, seed))
     if kind == "working":
         with engine():
-            phi = row_dispersion(fit.estimate.params, fit.model)
-            ratio = _working(phi, fit.model, _padded(fit))
+            ratio = _working(fit.estimate.params, fit.model, _padded(fit))
         return np.array(ratio)[: fit.nobs]
     trials = np.ones(fit.nobs) if fit.frame.trials is None else fit.frame.trials
     difference = fit.frame.y / trials - fitted(fit)
@@ -151,14 +148,30 @@ def _moment(fit: Fit, what: str) -> np.ndarray:
 
 
 def _padded(fit: Fit) -> np.ndarray:
-    """eta in the padded length of the model."""
-    return padded(linear_predictor(fit), fit.model.n)
+    """eta in the padded length of the model, (n,); with random effects in further parameters the
+    linear predictors of all, (r, n)."""
+    eta, names = linear_predictor(fit), fit.family.parameters
+    if not fit.model.random_parameters:
+        return padded(eta, fit.model.n)
+    values = row_parameters(fit, fit.frame)
+    parts = [eta, *(values[names[i]] for i in fit.model.random_parameters)]
+    return np.stack([padded(part, fit.model.n) for part in parts])
+
+
+def family_arguments(fit: Fit) -> tuple[np.ndarray, Dispersion]:
+    """eta, (n,), and the family's other parameters at the conditional modes, in the padded length.
+
+    To be called inside `engine()`.
+    """
+    eta, phi = row_arguments(fit.estimate.params, fit.model, jnp.asarray(_padded(fit)))
+    return np.asarray(eta), phi
 
 
 @partial(jax.jit, static_argnames=("what", "at_one"))
 def _moments(params: Params, model: Model, eta: jax.Array, *, what: str, at_one: bool) -> jax.Array:
     """See `_moment`; the variance is that with phi = 1 if `at_one`, (n,)."""
-    family, phi = model.family, row_dispersion(params, model)
+    family = model.family
+    eta, phi = row_arguments(params, model, eta)
     mu = family.mean(eta, phi)
     if what == "mean":
         return mu
@@ -169,11 +182,12 @@ def _moments(params: Params, model: Model, eta: jax.Array, *, what: str, at_one:
 
 
 @jax.jit
-def _working(dispersion: Dispersion, model: Model, eta: jax.Array) -> jax.Array:
+def _working(params: Params, model: Model, eta: jax.Array) -> jax.Array:
     """(y - mu) / (dmu/deta) of each row, (n,).
 
     The score about eta is (y - mu) mu' / Var and the information mu'^2 / Var. Their quotient keeps
     its digits in the tails, where y - mu and mu' have lost theirs.
     """
+    eta, dispersion = row_arguments(params, model, eta)
     score = model.family.score(model.y, eta, dispersion, model.size)
     return score / model.family.positive_information(model.y, eta, dispersion, model.size)

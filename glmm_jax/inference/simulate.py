@@ -14,7 +14,8 @@ import pandas as pd
 from glmm_jax import pirls
 from glmm_jax.families.ordinal import Ordinal
 from glmm_jax.inference.categories import categorical
-from glmm_jax.model import Model, Params, row_dispersion
+from glmm_jax.model import Model, Params
+from glmm_jax.predictors import row_arguments
 from glmm_jax.runtime import QUICK_SIZE, engine, run
 
 if TYPE_CHECKING:
@@ -115,13 +116,13 @@ def _draws(
     """One response for each of `numbers`, (count, n)."""
     # Named, so that a user's choice of another generator does not change what a seed gives.
     key = jax.random.key(seed, impl="threefry2x32")
-    phi = row_dispersion(params, model)
 
     def one(number: jax.Array) -> jax.Array:
         # By its number, not by splitting: a draw depends on nothing but the seed and its number.
         for_u, for_y = jax.random.split(jax.random.fold_in(key, number))
         effects = jax.random.normal(for_u, u.shape, u.dtype) if new else u
-        eta = pirls.linear_predictor(params, model, effects)
+        predictors = pirls.linear_predictor(params, model, effects)
+        eta, phi = row_arguments(params, model, predictors)
         y = model.family.sample(for_y, eta, phi, model.size)
         # The density of what was drawn is finite wherever the link has a valid mean.
         density = model.family.log_prob(y, eta, phi, model.size)

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 KIND = "glmm_jax fit"
 # Raised when the meaning of the document changes; a file of a later version is refused. 2: families
-# by class, priors, models of further parameters, REML.
-VERSION = 2
+# by class, priors, models of further parameters, REML. 3: the part of the model that random effects
+# belong to, separation in the models of further parameters.
+VERSION = 3
 
 _RECORDS: encoding.Records = {
     record.__name__: record
@@ -141,6 +142,9 @@ def _parts(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str,
             frame, family, document["curvature"], padded=True, priors=call.priors
         )
     estimate = dataclasses.replace(estimate, u=_placed(estimate.u, model, placement))
+    if document["version"] < 3:  # of beta alone
+        none = np.zeros(model.d, bool)
+        estimate = dataclasses.replace(estimate, separated=np.append(estimate.separated, none))
     _check_estimate(estimate, model)
     return {
         "frame": frame,
@@ -160,7 +164,7 @@ def _check_estimate(estimate: Estimate, model: Model) -> None:
     for name, shape in (
         ("gradient", (size,)),
         ("hessian", (size, size)),
-        ("separated", (model.p,)),
+        ("separated", (model.p + model.d,)),
         ("singular", (model.m,)),
     ):
         found = np.shape(getattr(estimate, name))

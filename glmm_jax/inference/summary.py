@@ -13,6 +13,7 @@ from glmm_jax.build import PARAMETER_OF
 from glmm_jax.covariance import Diagonal, Structured
 from glmm_jax.families.gaussian import Gaussian
 from glmm_jax.families.ordinal import Ordinal
+from glmm_jax.formula.frame import CONDITIONAL
 from glmm_jax.inference import layout, structured
 from glmm_jax.inference.diagnosis import outcome, warnings
 from glmm_jax.inference.parameter_names import dispersion_errors, has_sigma
@@ -46,11 +47,12 @@ class ParameterBlock:
     """One of the family's parameters besides eta.
 
     title : what it is; a constant is told of in it. coefficients : of its model, columns as those
-    of `Summary.coefficients`; None for a constant.
+    of `Summary.coefficients`; None for a constant. terms : its random effects.
     """
 
     title: str
     coefficients: pd.DataFrame | None
+    terms: tuple[TermVariances, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,7 @@ def summarise(fit: Fit, correlation: bool = False) -> Summary:
         response=_response(fit),
         statistics=_statistics(fit),
         quantiles=_quantiles(fit),
-        terms=tuple(_term(term, fit.theta.to_numpy()) for term in covariance_terms(fit.frame)),
+        terms=_terms(fit, CONDITIONAL),
         residual=fit.dispersion if has_sigma(fit) else None,
         nobs=fit.nobs,
         missing=fit.frame.n_missing,
@@ -124,6 +126,12 @@ def summarise(fit: Fit, correlation: bool = False) -> Summary:
         warnings=tuple(w for w in warnings(fit) if w not in ended),
         parameters=_parameters(fit),
     )
+
+
+def _terms(fit: Fit, part: str) -> tuple[TermVariances, ...]:
+    """The random effects of one part of the model."""
+    theta = fit.theta.to_numpy()
+    return tuple(_term(t, theta) for t in covariance_terms(fit.frame) if t.block.part == part)
 
 
 def _term(term: CovarianceTerm, theta: np.ndarray) -> TermVariances:
@@ -185,7 +193,8 @@ def _parameters(fit: Fit) -> tuple[ParameterBlock, ...]:
             "Pr(>|z|)": 2 * scipy.special.ndtr(-np.abs(z)),
         }
         title = f"Model of {name} ({model.argument} ~ {model.formula}):"
-        out.append(ParameterBlock(title, pd.DataFrame(columns, index=list(model.names))))
+        table = pd.DataFrame(columns, index=list(model.names))
+        out.append(ParameterBlock(title, table, _terms(fit, model.argument)))
     return tuple(out)
 
 

@@ -9,9 +9,11 @@ import pandas as pd
 import scipy.special
 
 from glmm_jax.build import PARAMETER_OF
+from glmm_jax.formula.frame import CONDITIONAL
 from glmm_jax.inference import confint, predict, residuals, varcorr
 from glmm_jax.inference.levels import check_level
 from glmm_jax.inference.parameter_names import dispersion_errors, has_sigma
+from glmm_jax.inference.parameter_rows import ZERO_PART
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -36,8 +38,9 @@ def tidy(fit: Fit, level: float | None = None) -> pd.DataFrame:
     "cor__x.z" with the names of columns of the random effects ("sd__Observation" for the residual
     one), or the coefficient of another parameter, "log(phi)" for a constant; estimate; std_error;
     statistic and p_value, of the Wald z test that a coefficient is zero (NaN for random effects,
-    where zero is the end of the range); and with `level` conf_low and conf_high. Names and values
-    are those of R's broom.mixed, with its dots written as underscores.
+    where zero is the end of the range); and with `level` conf_low and conf_high. A model with
+    random effects in zero_inflation= has a column part, "conditional" or "zero_inflation". Names
+    and values are those of R's broom.mixed, with its dots written as underscores.
 
     Raises
     ------
@@ -69,6 +72,8 @@ def tidy(fit: Fit, level: float | None = None) -> pd.DataFrame:
             "p_value": np.nan,
         }
     )
+    if "part" in variances:
+        random["part"] = variances["part"]
     if level is not None:
         fixed[["conf_low", "conf_high"]] = confint.conf_int(fit, level, "wald").to_numpy()
         random[["conf_low", "conf_high"]] = variances.iloc[:, -2:].to_numpy()
@@ -76,7 +81,13 @@ def tidy(fit: Fit, level: float | None = None) -> pd.DataFrame:
     words = {"effect": "str", "group": "str", "term": "str"}
     # Typed before they are joined: a model without coefficients leaves no column of objects.
     parts = [part.astype(words) for part in (fixed, random, others) if len(part)]
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    if "part" in table:
+        of = np.where(table["effect"] == ZERO_PART, ZERO_PART, CONDITIONAL)
+        part = np.where(table["effect"] == "random", table["part"], of)
+        table = table.drop(columns="part")
+        table.insert(3, "part", pd.Series(part, dtype="str"))
+    return table
 
 
 def _others(fit: Fit, level: float | None) -> pd.DataFrame:

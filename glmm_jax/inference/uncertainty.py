@@ -67,7 +67,6 @@ def linear_predictor_variance(
     fit: Fit,
     X: np.ndarray,
     blocks: Sequence[RandomBlock] = (),
-    slope: np.ndarray | None = None,
     others: np.ndarray | None = None,
 ) -> np.ndarray:
     """Var(eta) of rows with the given fixed effects and, if any, random effects, (rows,).
@@ -75,11 +74,11 @@ def linear_predictor_variance(
     Without blocks it is x' V x, that of X beta. With them a level that the fit has not seen (index
     -1) adds its prior variance z' Lambda Lambda' z.
 
-    With `slope` the variance is that of a function of eta and of the other parameters (the mean,
-    say): slope^2 times the part given the parameters, and for V the gradient slope g + others.
+    It is the variance of any function of beta, b and the dispersion coefficients, such as the mean,
+    to first order, if X, Z of the blocks and `others` are its derivatives in these.
 
-    Parameters: X (rows, p); blocks, one for each of the frame's, with its Z and index; slope
-    (rows,), derivative of the function in eta; others (rows, d), in the dispersion coefficients.
+    Parameters: X (rows, p); blocks, one for each of the frame's, with its Z and index; others
+    (rows, d), derivative in the dispersion coefficients.
     """
     V = fit.vcov_all.to_numpy()
     gradient = np.zeros((len(X), len(V)))
@@ -97,9 +96,6 @@ def linear_predictor_variance(
             variance[~seen] += np.sum(rows.scaled[~seen] ** 2, axis=1)
         if len(factors) > 1:
             variance += _between_factors(fit, factors)
-    if slope is not None:
-        gradient *= slope[:, None]
-        variance *= slope**2
     if others is not None:
         gradient[:, len(V) - others.shape[1] :] += others
     # Rounding may leave a variance of zero a few units of 1e-17 below it.
@@ -119,7 +115,8 @@ def _factor_rows(fit: Fit, blocks: Sequence[RandomBlock]) -> list[_FactorRows]:
     found = []
     for f, k in enumerate(structure.columns):
         members = [i for i, factor in enumerate(placement.factor) if factor == f]
-        index = blocks[members[0]].index
+        # A block without a part in what is asked for has no levels.
+        index = np.max([blocks[i].index for i in members], axis=0)
         Z, scaled = np.zeros((len(index), k)), np.zeros((len(index), k))
         for i in members:
             Z[:, block_columns(fit, i)] = blocks[i].Z

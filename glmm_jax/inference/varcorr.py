@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 
 from glmm_jax.build import kind_of
 from glmm_jax.covariance import Covariance, Full, Structured, structured_factor
-from glmm_jax.formula.frame import Frame, RandomBlock
+from glmm_jax.formula.frame import CONDITIONAL, Frame, RandomBlock
 from glmm_jax.inference import structured
 from glmm_jax.inference.levels import check_level, percent
-from glmm_jax.inference.parameter_names import has_sigma
+from glmm_jax.inference.parameter_names import has_sigma, prefix
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -53,7 +53,8 @@ def theta_names(frame: Frame) -> list[str]:
 
     As lme4 writes them: the grouping factor, then the row and the column of Lambda; a diagonal
     element names its column once. A covariance with one correlation: "district.sd(week)" say, and
-    "district.angle(week)"; see `covariance`.
+    "district.angle(week)"; see `covariance`. Those of another part of the model begin with its
+    parameter, "logit(zero): site.Intercept".
     """
     names = []
     for term in covariance_terms(frame):
@@ -63,7 +64,7 @@ def theta_names(frame: Frame) -> list[str]:
             continue
         for i, j in zip(*term.kind.entries(), strict=True):
             parts = [block.names[i]] if i == j else [block.names[i], block.names[j]]
-            names.append(".".join([block.grouping, *parts]))
+            names.append(prefix(block) + ".".join([block.grouping, *parts]))
     return names
 
 
@@ -91,6 +92,7 @@ def in_zero_column(frame: Frame, theta: ArrayLike) -> np.ndarray:
 
 
 class _Row(NamedTuple):
+    part: str
     group: str
     name1: str | None
     name2: str | None
@@ -122,7 +124,8 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
     variances stand first. A term diag(...) has no correlations. cs(...) has one, name2 "common",
     and ar1(...) one variance and one correlation, name2 "lag 1", for all its columns; vcov is
     missing beside a common correlation, since covariances differ. A Gaussian response adds a last
-    row "Residual", unless its variance has a model of its own.
+    row "Residual", unless its variance has a model of its own. A model with random effects in
+    zero_inflation= has a first column part, "conditional" or "zero_inflation".
 
     A variance of zero and a correlation of 1 or -1 lie on the boundary, where neither a standard
     error nor a Wald interval exists: both are NaN. Where another column of Lambda is zero it is
@@ -148,17 +151,22 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
         # sigma = exp(log(phi) / 2)
         se = 0.5 * fit.sigma * float(np.sqrt(V_all[-1, -1]))
         limits = _sd_limits(fit.sigma, se, quantile)
-        rows.append(_Row("Residual", None, None, fit.dispersion, fit.sigma, se, *limits))
-    names = ["group", "name1", "name2", "vcov", "sdcor", "se", percent(tail), percent(1.0 - tail)]
+        rows.append(
+            _Row(CONDITIONAL, "Residual", None, None, fit.dispersion, fit.sigma, se, *limits)
+        )
+    ends = percent(tail), percent(1.0 - tail)
+    names = ["part", "group", "name1", "name2", "vcov", "sdcor", "se", *ends]
     # One dtype whether or not a column holds nothing but missing names.
-    return pd.DataFrame(rows).set_axis(names, axis=1).astype({"name1": "str", "name2": "str"})
+    words = {"name1": "str", "name2": "str"}
+    table = pd.DataFrame(rows).set_axis(names, axis=1).astype(words)
+    return table if len(fit.frame.parts) > 1 else table.drop(columns="part")
 
 
 def _term_rows(
     term: CovarianceTerm, theta: np.ndarray, V_theta: np.ndarray, quantile: float
 ) -> list[_Row]:
     assert not isinstance(term.kind, Structured)
-    group, names = term.block.grouping, term.block.names
+    where, names = (term.block.part, term.block.grouping), term.block.names
     row, column = term.kind.entries()
     Lambda = term.triangle(theta)
     V = Lambda @ Lambda.T
@@ -170,7 +178,7 @@ def _term_rows(
             gradient = np.where(row == j, Lambda[j, column], 0.0) / sd[j]
             se = _delta(gradient, V_theta)
         limits = _sd_limits(sd[j], se, quantile)
-        rows.append(_Row(group, name, None, V[j, j], sd[j], se, *limits))
+        rows.append(_Row(*where, name, None, V[j, j], sd[j], se, *limits))
     pairs = np.tril_indices(len(V), -1) if isinstance(term.kind, Full) else ((), ())
     for i, j in zip(*pairs, strict=True):
         se = np.nan
@@ -182,7 +190,7 @@ def _term_rows(
             gradient = gradient + np.where(row == j, towards_j[column], 0.0)
             se = _delta(gradient, V_theta)
         limits = _correlation_limits(r, se, quantile)
-        rows.append(_Row(group, names[j], names[i], V[i, j], r, se, *limits))
+        rows.append(_Row(*where, names[j], names[i], V[i, j], r, se, *limits))
     return rows
 
 
@@ -191,6 +199,7 @@ def _structured_rows(
 ) -> list[_Row]:
     kind, own = term.kind, theta[term.part]
     assert isinstance(kind, Structured)
+    where = term.block.part, term.block.grouping
     values, slopes = structured.reported(kind, own)
     error = np.abs(slopes) * np.sqrt(np.diag(V_theta))
     error[structured.held(kind, own)] = np.nan
@@ -201,7 +210,7 @@ def _structured_rows(
         else:
             limits = structured.correlation_limits(kind, value, se, quantile)
             vcov = values[0] ** 2 * value if name2 == structured.LAG else np.nan
-        rows.append(_Row(term.block.grouping, name1, name2, vcov, value, se, *limits))
+        rows.append(_Row(*where, name1, name2, vcov, value, se, *limits))
     return rows
 
 

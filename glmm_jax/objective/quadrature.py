@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import roots_hermitenorm
 
-from glmm_jax import pirls
+from glmm_jax import pirls, predictors
 from glmm_jax.families.base import Family
 from glmm_jax.linalg import base, block_diagonal, schur
 from glmm_jax.linalg.segments import take, total
 from glmm_jax.links import Custom, Inverse, Sqrt
-from glmm_jax.model import Model, Params, lambdas, row_dispersion
+from glmm_jax.model import Model, Params, lambdas
 
 MOST_NODES = 101  # in one dimension
 MOST_POINTS = 200_000  # of all grids of a row together
@@ -135,14 +135,15 @@ def deviance_at_mode(params: Params, model: Model, u: jax.Array, nagq: int) -> j
             moves[f] = solved.reshape(right.shape)
             there = parts[f].reshape(levels, *(1,) * (outer - f + 1), k) + moves[f]
             squares[f] = 0.5 * (jnp.sum(own**2, -1) - jnp.sum(there**2, -1))
+        # One after another the linear predictors of all rows: of the pseudo-rows the first.
         rows = eta.reshape(-1, *(1,) * count)
         for f in range(count):
-            change = take(moves[f] @ Lambda[f].T, structure.index[f])
-            z_rows = model.Z[f].reshape(model.n, *(1,) * (outer - f + 1), -1)
+            change = take(moves[f] @ Lambda[f].T, structure.index[f][: len(rows)])
+            z_rows = model.Z[f][: len(rows)].reshape(len(rows), *(1,) * (outer - f + 1), -1)
             shift = jnp.sum(z_rows * change, -1)
             rows = rows + shift.reshape(*shift.shape, *(1,) * f)
-        log_prob = _log_prob(params, model, rows, eta)
-        value = total(log_prob, structure.index[0], structure.levels[0])
+        log_prob = _log_prob(params, model, rows.reshape(*eta.shape, *rows.shape[1:]), eta)
+        value = total(log_prob, structure.index[0][: model.n], structure.levels[0])
         for f in range(count):
             value = value + squares[f]
             if f < outer:
@@ -185,12 +186,13 @@ def leaves_range(family: Family) -> bool:
 
 
 def _log_prob(params: Params, model: Model, eta: jax.Array, mode: jax.Array) -> jax.Array:
-    """w_i log p(y_i | eta_i) for eta (n, nodes, ...), given that at the mode, (n,)."""
+    """w_i log p(y_i | eta_i) for eta (n, nodes, ...), given that at the mode, (n,); both with the
+    linear predictors of a row in front where it has several, (r, n, ...)."""
+    eta, phi = predictors.row_arguments(params, model, eta)
+    mode, _ = predictors.row_arguments(params, model, mode)
     shape = (model.n,) + (1,) * (eta.ndim - 1)
     size = None if model.size is None else model.size.reshape(shape)
-    phi = jax.tree.map(
-        lambda part: part.reshape(shape) if part.ndim else part, row_dispersion(params, model)
-    )
+    phi = jax.tree.map(lambda part: part.reshape(shape) if part.ndim == 1 else part, phi)
     y = model.y.reshape(shape)
     if leaves_range(model.family):
         # A node without a mean has no density. It is taken to the mode, where there is one, so that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from glmm_jax import covariance
 from glmm_jax.model import Model, Params, in_order, row_dispersion
@@ -50,6 +51,7 @@ def separated(params: Params, model: Model, information: jax.Array) -> jax.Array
     """
     if model.p == 0:
         return jnp.zeros(0, bool)
+    information = information[: model.n]  # of several linear predictors, that about eta
     used = model.weights > 0
     rms = jnp.sqrt(jnp.sum(jnp.where(used[:, None], model.X**2, 0.0), axis=0) / jnp.sum(used))
     size = jnp.where(rms > 0, rms, 1.0)
@@ -67,3 +69,27 @@ def separated(params: Params, model: Model, information: jax.Array) -> jax.Array
     # Many rare events together hold information that none of their rows does.
     endless = jnp.all(spent[:, None] | ~large, axis=0) & (held <= LITTLE)
     return sound & jnp.any(endless[None] & (jnp.abs(V) > 1e-3), axis=1)
+
+
+def unbounded(model: Model, hessian: jax.Array) -> jax.Array:
+    """Which coefficients of the family's other parameters run to infinity, (d,) booleans.
+
+    In the model of logit(zero), say, where the rows of some level of a covariate have no zeros in
+    excess. Along such a direction the deviance levels off: an eigenvector of its Hessian in these
+    coefficients with an eigenvalue of nothing, which makes a standard error above a hundred units
+    of the logit. A constant parameter is not judged: its limit is a family of its own.
+
+    Parameters: hessian (P, P), of the deviance in the natural scale of the parameters, at its end.
+    """
+    widths = model.dispersion_columns
+    matrices = model.dispersion_X or (None,) * len(widths)
+    modelled = np.repeat([matrix is not None for matrix in matrices], widths)
+    at = np.flatnonzero(modelled)
+    if not at.size:
+        return jnp.zeros(model.d, bool)
+    place = hessian.shape[0] - model.d + at
+    H = hessian[place[:, None], place]
+    sound = jnp.all(jnp.isfinite(H))
+    held, V = jnp.linalg.eigh(jnp.where(sound, H, jnp.eye(at.size, dtype=H.dtype)))
+    flags = jnp.any((held <= LITTLE)[None] & (jnp.abs(V) > 1e-3), axis=1)
+    return jnp.zeros(model.d, bool).at[at].set(flags)

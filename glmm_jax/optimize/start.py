@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glmm_jax import covariance, pirls
+from glmm_jax import covariance, pirls, predictors
 from glmm_jax.linalg import base, block_diagonal, related, schur
 from glmm_jax.linalg.segments import total
 from glmm_jax.links import Custom, Identity, Inverse, Sqrt
 from glmm_jax.model import Model, Params, in_order, lambdas, natural, pivots, thetas
+from glmm_jax.optimize.joint_step import joint_step, parameter_columns, with_gamma
 
 TRIPS = 12
 LARGEST_CHANGE = 0.7  # of log Lambda_ii in one trip
@@ -49,13 +50,25 @@ def scales(model: Model) -> jax.Array:
     (see `_link_scale`); for log(phi) one.
     """
     unit = _link_scale(model)
-    rows = [unit / _rms(model, z) for z in model.Z]
-    theta = natural(tuple(rows), model)
+    both = zip(_column_units(model, unit), predictors.row_columns(model), strict=True)
+    theta = natural(tuple(own / _rms(model, z) for own, z in both), model)
     parts = [unit / _rms(model, model.X), theta]
     matrices = model.dispersion_X or (None,) * len(model.family.parameters)
     one = jnp.ones(1, theta.dtype)
     parts += [one if matrix is None else 1.0 / _rms(model, matrix) for matrix in matrices]
     return jnp.concatenate(parts)
+
+
+def _column_units(model: Model, unit: jax.Array) -> list[jax.Array]:
+    """Of each factor the unit of the linear predictor of its columns: that of the link for eta."""
+    if not model.random_parameters:
+        return [unit] * len(model.Z)
+    return [
+        jnp.concatenate(
+            [jnp.full(t.covariance.columns, 1.0 if t.predictor else unit) for t in terms]
+        )
+        for terms in model.terms
+    ]
 
 
 def _rms(model: Model, columns: jax.Array) -> jax.Array:
@@ -85,6 +98,7 @@ def _blocks(
     have observations, (levels,)."""
     structure, out = model.structure, []
     used = (model.weights > 0).astype(model.y.dtype)
+    used = jnp.tile(used, structure.index[0].shape[0] // model.n)  # of each pseudo-row
     for f, Lambda in enumerate(lambdas(params.theta, model)):
         D = schur.level_blocks(structure, model.Z[f], Lambda, information, f)
         lower = block_diagonal.cholesky(D)
@@ -159,15 +173,19 @@ def start(model: Model, scale: jax.Array, given: Params | None = None) -> Start:
         params, u, _, trips = state
         eta = pirls.linear_predictor(params, model, u)
         information = pirls.row_information(params, model, eta, "expected")
-        du, dbeta, decrement = pirls.step(params, model, eta, u, information, True)
-        there = Params(params.beta + dbeta, params.theta, params.dispersion)
+        du, dbeta, dgamma, decrement = joint_step(params, model, eta, u, information)
+        here = params.dispersion
+        moved_phi = with_gamma(model, here, here, dgamma)
+        there = Params(params.beta + dbeta, params.theta, moved_phi)
         moved = pirls.linear_predictor(there, model, u + du) - eta
         # Not a line search: a start need not descend, it must not run away.
         fraction = jnp.minimum(1.0, LARGEST_MOVE * unit / jnp.max(jnp.abs(moved)))
         fraction = jnp.where(fraction > 0, fraction, 0.0)
         u = u + fraction * du
         theta, change, freedom = _theta_step(params, model, u, information)
-        phi = dispersion(model, eta + fraction * moved, freedom)
+        means = predictors.row_arguments(params, model, eta + fraction * moved)[0]
+        phi = dispersion(model, means, freedom)
+        phi = with_gamma(model, phi, here, fraction * dgamma)
         params = Params(params.beta + fraction * dbeta, theta, phi)
         go_on = ~((change < 0.02) & (decrement < 1e-2)) & jnp.isfinite(decrement)
         return params, u, go_on, trips + 1
@@ -185,7 +203,8 @@ def start(model: Model, scale: jax.Array, given: Params | None = None) -> Start:
 def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
     """One step of weighted least squares for beta; a diagonal Lambda whose effect on eta has the
     standard deviation of the working residuals, at most one unit of the link."""
-    family = model.family
+    family, whole = model.family, model
+    model = predictors.without_random(model)
     nothing = jnp.zeros(0, model.y.dtype)
     used = (model.weights > 0).astype(model.y.dtype)
     mean = family.start_mean(model.y, model.size)
@@ -219,8 +238,8 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
     spread = jnp.sqrt(jnp.sum(residual) / jnp.sum(information))
     spread = jnp.where(jnp.isfinite(spread), jnp.minimum(spread, unit), unit)
     eyes = tuple(jnp.eye(k, dtype=eta.dtype) for k in model.structure.columns)
-    theta = thetas(eyes, model) * scale * (spread / unit)
-    for term in in_order(model):
+    theta = thetas(eyes, whole) * scale * (spread / unit)
+    for term in in_order(whole):
         if isinstance(term.covariance, covariance.Structured):
             part = slice(term.start, term.stop)
             own = covariance.independent(term.covariance, scale[part], spread / unit)
@@ -255,7 +274,12 @@ def _metric(params: Params, model: Model, u: jax.Array, scale: jax.Array) -> jax
     theta = _theta_metric(params, model, information, scale)
     blocks = [beta, theta]
     total = jnp.sum(model.weights).reshape(1, 1)
-    for matrix in model.dispersion_X or (None,) * len(model.family.parameters):
+    for i, matrix in enumerate(model.dispersion_X or (None,) * len(model.family.parameters)):
+        if i in model.random_parameters:
+            s, own = 1 + model.random_parameters.index(i), parameter_columns(model, i)[0]
+            rows = information[s * model.n : (s + 1) * model.n]
+            blocks.append(2.0 * own.T @ (rows[:, None] * own))
+            continue
         weighted = total if matrix is None else matrix.T @ (model.weights[:, None] * matrix)
         blocks.append(weighted)
     return jax.scipy.linalg.block_diag(*blocks)

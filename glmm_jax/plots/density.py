@@ -11,9 +11,9 @@ from jax import Array
 
 from glmm_jax.build import bucket, padded
 from glmm_jax.families.base import Dispersion, Family
-from glmm_jax.inference.residuals import linear_predictor
+from glmm_jax.formula.frame import CONDITIONAL
+from glmm_jax.inference.residuals import family_arguments, linear_predictor
 from glmm_jax.inference.varcorr import triangles
-from glmm_jax.model import row_dispersion
 from glmm_jax.plots import style
 from glmm_jax.runtime import engine
 
@@ -103,9 +103,12 @@ def _block(fit: Fit, group: str | None, term: str | None) -> tuple[int, int]:
     """Block and column of the term asked for."""
     blocks = fit.frame.blocks
     known = [
-        (b.grouping, name, i, j) for i, b in enumerate(blocks) for j, name in enumerate(b.names)
+        (b.grouping, name, i, j)
+        for i, b in enumerate(blocks)
+        for j, name in enumerate(b.names)
+        if b.part == CONDITIONAL
     ]
-    names = list(dict.fromkeys(b.grouping for b in blocks))
+    names = list(dict.fromkeys(entry[0] for entry in known))
     if group is None and len(names) == 1:
         group = names[0]
     if group not in names:
@@ -147,7 +150,7 @@ def _information(fit: Fit, eta: np.ndarray) -> np.ndarray:
     """w_i times the information about eta that the fit's Laplace determinant uses, (n,)."""
     model, n = fit.model, fit.nobs
     with engine():
-        dispersion = row_dispersion(fit.estimate.params, model)
+        dispersion = family_arguments(fit)[1]
         found = _curvature(
             fit.family,
             fit.curvature == "observed",
@@ -185,7 +188,7 @@ def _log_density(fit: Fit, rows: np.ndarray, eta: np.ndarray) -> np.ndarray:
         y = np.asarray(model.y)[flat]
         dispersion = jax.tree.map(
             lambda part: np.asarray(part)[flat] if np.ndim(part) else part,
-            row_dispersion(fit.estimate.params, model),
+            family_arguments(fit)[1],
         )
         found = _log_prob(fit.family, y, padded.ravel(), dispersion, size)
     each = np.asarray(found).reshape(lines, len(at))[:, : len(rows)]

@@ -113,7 +113,8 @@ def prediction(
 
 
 def _need_levels(fit: Fit, named: list[Any]) -> None:
-    groupings = {name for term in fit.frame.formula.random for name in term.grouping}
+    # Those of zero_inflation= too.
+    groupings = {name for grouping in fit.frame.design.groupings for name in grouping}
     for name in sorted(groupings - set(named)):
         raise ValueError(
             f"random='conditional' needs a level of {name!r}: pass at={{{name!r}: ...}}, or "

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.linalg
 
+from glmm_jax.formula.frame import CONDITIONAL
 from glmm_jax.inference.varcorr import triangles
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The random effects of one grouping factor, the columns of all its terms side by side.
+    """The random effects of eta by one grouping factor, the columns of its terms side by side.
 
     name, levels : the factor. names : the k columns. index (n,) : level of each row. Z (n, k).
     Sigma (k, k) : covariance of b, zero between terms. table : `fit.ranef()` of the factor.
@@ -54,7 +55,8 @@ def find_group(fit: Fit, name: str | None, joint: bool = False) -> Group:
     Raises:
         ValueError: the model has no such factor, or several and none is named.
     """
-    names = list(dict.fromkeys(block.grouping for block in fit.frame.blocks))
+    blocks = fit.frame.blocks
+    names = list(dict.fromkeys(b.grouping for b in blocks if b.part == CONDITIONAL))
     listed = ", ".join(map(repr, names))
     if name is None:
         if len(names) > 1:
@@ -64,8 +66,12 @@ def find_group(fit: Fit, name: str | None, joint: bool = False) -> Group:
         name = names[0]
     if name not in names:
         raise ValueError(f"group={name!r}; the grouping factors of the model are {listed}")
-    both = zip(fit.frame.blocks, triangles(fit.frame, fit.theta), strict=True)
-    members = [(block, Lambda) for block, Lambda in both if block.grouping == name]
+    both = zip(blocks, triangles(fit.frame, fit.theta), strict=True)
+    members = [
+        (block, Lambda)
+        for block, Lambda in both
+        if block.grouping == name and block.part == CONDITIONAL
+    ]
     tables = fit.ranef(joint=True) if joint else fit.ranef()
     return Group(
         name=name,

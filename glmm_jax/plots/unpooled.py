@@ -11,8 +11,7 @@ from jax import Array
 
 from glmm_jax.build import padded
 from glmm_jax.families.base import Dispersion, Family
-from glmm_jax.inference.residuals import linear_predictor
-from glmm_jax.model import row_dispersion
+from glmm_jax.inference.residuals import family_arguments, linear_predictor
 from glmm_jax.plots.scatter import ranks
 from glmm_jax.plots.selection import Group
 from glmm_jax.runtime import engine
@@ -91,7 +90,7 @@ def _derivatives(
     model, n = fit.model, fit.nobs
     eta = offset + np.sum(Z * b[index], axis=1)
     with engine():
-        phi = row_dispersion(fit.estimate.params, model)
+        phi = family_arguments(fit)[1]
         found = _rows(fit.family, model.y, padded(eta, model.n), phi, model.size)
     weights = np.asarray(model.weights)[:n]
     value, score, information = (weights * np.asarray(part)[:n] for part in found)
