@@ -112,7 +112,7 @@ def test_moments_and_information_against_sums(family):
     counts = jnp.arange(1000.0)
     y = jnp.broadcast_to(counts[:, None], (1000, eta.size))
 
-    @jax.jit
+    @quick
     def everything(y, eta):
         return (
             family.log_prob(y, eta[None], dispersion),
@@ -227,7 +227,7 @@ def test_finite_with_three_derivatives_far_out(family):
     def derivative(function):
         return lambda eta: jax.jvp(function, (eta,), (jnp.ones_like(eta),))[1]
 
-    @jax.jit
+    @quick
     def everything(eta):
         functions = [lambda eta: total(eta, dispersion)]
         for _ in range(3):
