@@ -38,9 +38,10 @@ def test_residuals_are_lme4s(id: str) -> None:
 
 
 def test_working_residuals_keep_their_digits_in_the_tails() -> None:
-    model = fitted("cbpp").model
+    fit = fitted("cbpp")
+    model = fit.model
     eta = jnp.where(jnp.arange(model.n) % 2 == 0, 40.0, -40.0)
-    found = np.asarray(residuals._working(None, model, eta))
+    found = np.asarray(residuals._working(fit.estimate.params, model, eta))
     assert model.size is not None
     share, mu = np.asarray(model.y / model.size), 1 / (1 + np.exp(-40.0))
     # (share - mu) / (mu (1 - mu)), with 1 - mu = exp(-eta) mu written without a difference.
