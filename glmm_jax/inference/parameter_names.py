@@ -10,7 +10,7 @@ scales without bounds, as the engine has them: "log(phi)", "logit(zero): x".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from glmm_jax.model import flatten
 from glmm_jax.runtime import engine
 
 if TYPE_CHECKING:
+    from glmm_jax.families.base import Family
+    from glmm_jax.formula.frame import Frame
     from glmm_jax.results import Fit
 
 KINDS = ("beta", "sd", "cor", "sigma", "parameter")
@@ -80,7 +82,16 @@ def has_sigma(fit: Fit) -> bool:
     return isinstance(fit.family, Gaussian) and not fit.frame.parameter_models
 
 
-def dispersion_names(fit: Fit) -> list[str]:
+class Named(Protocol):
+    """What has names for parameters: a fit, or a design of many."""
+
+    @property
+    def frame(self) -> Frame: ...
+    @property
+    def family(self) -> Family: ...
+
+
+def dispersion_names(fit: Named) -> list[str]:
     """Names of the coefficients of the family's parameters besides eta, in the engine's order:
     "log(phi)" for a constant, "log(phi): x" for a column of its model.
     """
