@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,11 +116,12 @@ def place(
     curvature: str | None = None,
     padded: bool = False,
     priors: Any = (),
+    pad: Callable[[int], int] | None = None,
 ) -> tuple[Model, Placement]:
     """Model of a frame, and where the frame's blocks lie in it.
 
     With `padded`, rows of weight zero (copies of the first) and levels without rows are added up
-    to the next `bucket`; neither changes an estimate.
+    to the next `bucket` (or what `pad` makes of their number); neither changes an estimate.
 
     Raises:
         ValueError: the response does not suit the family, or the design cannot be estimated.
@@ -144,7 +146,7 @@ def place(
     columns = tuple(sum(b.Z.shape[1] for b in blocks) for blocks in members)
     index = tuple(np.asarray(blocks[0].index) for blocks in members)
     order, eliminated = structure.elimination_order(index, levels, columns)
-    pad = bucket if padded else structure.identity
+    pad = (pad or bucket) if padded else structure.identity
     n = len(frame.y)
     rows = np.zeros(pad(n), np.int64)  # padding repeats row 0, which is valid for every link
     rows[:n] = np.arange(n)

@@ -118,7 +118,7 @@ def estimate_lanes(
     settings: dict[str, Any],
     start: Params | None = None,
     devices: Any = None,
-    told: Callable[[int, int], None] | None = None,
+    told: Callable[[int, int], object] | None = None,
 ) -> Estimate:
     """Estimates of all lanes of a model, in NumPy arrays with a leading axis (B,); u is empty.
 
@@ -189,7 +189,7 @@ def _run(
     at: np.ndarray,
     how: Plan,
     settings: dict[str, Any],
-    told: Callable[[int, int], None] | None = None,
+    told: Callable[[int, int], object] | None = None,
 ) -> Estimate:
     """One pass over the lanes `at`; `given` has a row for each of them."""
     blocks = [at[first : first + how.block] for first in range(0, len(at), how.block)]

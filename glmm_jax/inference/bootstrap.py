@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from glmm_jax.results import Fit
 
 LARGEST_CHUNK = 1 << 25  # numbers in the responses drawn at once
-Told = Callable[[int, int], None]
+Told = Callable[[int, int], object]
 
 
 def bootstrap(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,9 @@ class Chunk:
     """Models to be fitted together.
 
     names (b,); frame, model: what they share; fitted (b,) booleans: which of them say something;
-    lanes: the numbers of those, a row each; rows (b,): how many rows of data each uses.
+    lanes: the numbers of those, a row each; rows (b,): how many rows of data each uses; at: where
+    the parameters of the model stand among all of them (a data set may lack some), None for each in
+    its place.
     """
 
     names: pd.Index
@@ -38,10 +40,18 @@ class Chunk:
     lanes: Lanes
     fitted: np.ndarray
     rows: np.ndarray
+    at: np.ndarray | None = None
+
+    @property
+    def places(self) -> np.ndarray:
+        """Where the parameters of the model stand among all of them."""
+        model = self.model
+        return np.arange(model.p + model.m + model.d) if self.at is None else self.at
 
 
 def fit_chunks(
     chunks: Iterable[Chunk],
+    P: int,
     total: int | None,
     settings: dict[str, Any],
     devices: Any,
@@ -63,7 +73,7 @@ def fit_chunks(
 
         try:
             for number, chunk in enumerate(chunks):
-                parts.append(_fit(chunk, number, settings, devices, checkpoint, told))
+                parts.append(_fit(chunk, number, P, settings, devices, checkpoint, told))
                 names.append(chunk.names)
         except KeyboardInterrupt:
             if not parts:
@@ -72,7 +82,16 @@ def fit_chunks(
     return names[0].append(names[1:]), joined(parts), complete
 
 
-def _fit(chunk: Chunk, number: int, settings: dict[str, Any], devices, checkpoint, told) -> Columns:
+def _fit(
+    chunk: Chunk,
+    number: int,
+    P: int,
+    settings: dict[str, Any],
+    devices: Any,
+    checkpoint: Checkpoint | None,
+    told: Callable[[int, int], object],
+) -> Columns:
+    """One chunk, from the checkpoint if it is there."""
     key = ""
     if checkpoint is not None:
         key = digest(list(chunk.names), chunk.lanes, chunk.rows)
@@ -80,7 +99,7 @@ def _fit(chunk: Chunk, number: int, settings: dict[str, Any], devices, checkpoin
         if known is not None:
             told(len(chunk.names), 0)
             return known
-    columns = _nothing(chunk)
+    columns = _nothing(chunk, P)
     told(int(np.sum(~chunk.fitted)), 0)
     if chunk.fitted.any():
         found = estimate_lanes(chunk.model, chunk.lanes, settings, devices=devices, told=told)
@@ -90,9 +109,9 @@ def _fit(chunk: Chunk, number: int, settings: dict[str, Any], devices, checkpoin
     return columns
 
 
-def _nothing(chunk: Chunk) -> Columns:
+def _nothing(chunk: Chunk, P: int) -> Columns:
     """Columns of models that are not fitted."""
-    B, P = len(chunk.names), chunk.model.p + chunk.model.m + chunk.model.d
+    B = len(chunk.names)
     return Columns(
         estimates=np.full((B, P), np.nan),
         errors=np.full((B, P), np.nan),
@@ -100,6 +119,7 @@ def _nothing(chunk: Chunk) -> Columns:
         status=np.full(B, int(Status.NO_VARIATION)),
         singular=np.zeros(B, bool),
         rows=chunk.rows,
+        df=np.full(B, P),
         evaluations=np.zeros(B, int),
     )
 
@@ -116,10 +136,12 @@ def _enter(columns: Columns, at: np.ndarray, found: Estimate, chunk: Chunk) -> N
     variances = np.diagonal(vcov.covariance(np.asarray(found.hessian), free), axis1=1, axis2=2)
     known = np.isin(found.status, (Status.CONVERGED, Status.SEPARATION))
     # What is no estimate is not shown as one.
-    columns.estimates[at] = np.where(known[:, None], flat, np.nan)
+    columns.estimates[np.ix_(at, chunk.places)] = np.where(known[:, None], flat, np.nan)
     shown = known[:, None] & (variances > 0)
-    columns.errors[at] = np.where(shown, np.sqrt(np.where(shown, variances, 1.0)), np.nan)
+    errors = np.where(shown, np.sqrt(np.where(shown, variances, 1.0)), np.nan)
+    columns.errors[np.ix_(at, chunk.places)] = errors
     columns.deviance[at] = found.deviance
     columns.status[at] = found.status
     columns.singular[at] = singular & known
+    columns.df[at] = flat.shape[1]
     columns.evaluations[at] = found.evaluations

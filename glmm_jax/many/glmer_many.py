@@ -1,21 +1,21 @@
-"""One formula fitted to many responses: one GLMM per gene, voxel, market or item."""
+"""One formula fitted many times: one GLMM per gene, voxel, market or item."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from glmm_jax import families
-from glmm_jax.batch import Lanes
 from glmm_jax.build import place
 from glmm_jax.estimate import MAX_STEPS, checked
 from glmm_jax.families.base import Family
-from glmm_jax.fitting import Call, absorbs, fit_frame, prepared
+from glmm_jax.fitting import Call, prepared
 from glmm_jax.formula.frame import Frame
 from glmm_jax.formula.rows import as_data_frame
 from glmm_jax.inference.parameter_names import dispersion_names
@@ -23,7 +23,9 @@ from glmm_jax.inference.varcorr import theta_names
 from glmm_jax.many import responses as reading
 from glmm_jax.many.checkpoint import digest, opened
 from glmm_jax.many.chunks import Chunk, fit_chunks
-from glmm_jax.many.table import ManyFits
+from glmm_jax.many.designs import design_of, one_fit
+from glmm_jax.many.groups import data_sets
+from glmm_jax.many.table import Columns, ManyFits, taken
 from glmm_jax.model import Model
 from glmm_jax.results import Fit
 from glmm_jax.runtime import engine
@@ -31,7 +33,6 @@ from glmm_jax.runtime import engine
 # Numbers in the responses of a chunk by default, and models in it at most.
 CHUNK_NUMBERS = 1 << 24
 LARGEST_CHUNK = 8192
-LANE_FIELDS = ("offset", "weights")
 
 
 def glmer_many(
@@ -40,7 +41,8 @@ def glmer_many(
     family: str | Family = "gaussian",
     link: str | None = None,
     *,
-    responses: Any,
+    responses: Any = None,
+    by: str | None = None,
     weights: Any = None,
     offset: Any = None,
     trials: Any = None,
@@ -58,7 +60,7 @@ def glmer_many(
     checkpoint: Any = None,
     progress: bool | None = None,
 ) -> ManyFits:
-    """Fit one formula to each of many responses, in float64.
+    """Fit one formula to each of many responses or many data sets, in float64.
 
     The fits run side by side, in blocks, on all cores or devices; each ends with the certificate
     and the status that `glmer` gives it, and no response can change the result of another.
@@ -71,6 +73,9 @@ def glmer_many(
         sparse matrix, or an iterable of such blocks of columns, which is read once and may be
         larger than memory. Values are counts, measurements, or 0 and 1; missing values (NaN) leave
         their rows out of that model alone.
+    by : instead of responses, a column of data: the rows of each of its values are a data set of
+        their own, with a response in the formula as for `glmer`. Data sets are padded into a few
+        shapes. A coefficient that a data set cannot tell from others is NaN there.
     weights, offset : as for `glmer`, one for all models; or a table like responses, a column each.
     devices : None for all devices that JAX sees, or a list of `jax.devices()`.
     chunk_size : number of models held in memory at once; None for as many as make 128 MB.
@@ -92,228 +97,121 @@ def glmer_many(
         before any of its block); a response that the family does not allow is named.
     """
     table = as_data_frame(data).copy(deep=False)
+    if (responses is None) == (by is None):
+        raise ValueError(
+            "responses= or by= must be given, and only one of them: many responses of the rows of "
+            "data, or many data sets in it"
+        )
     _check_chunk_size(chunk_size)
-    call = Call(
-        table, None if _is_table(weights) else weights, None if _is_table(offset) else offset,
-        trials, na_action, nagq, curvature, optimizer, max_steps, reml, dispersion, zero_inflation,
-        priors,
-    )  # fmt: skip
     per_model = {"offset": offset, "weights": weights}
     per_model = {name: value if _is_table(value) else None for name, value in per_model.items()}
+    shared = {name: None if _is_table(value) else value
+              for name, value in (("offset", offset), ("weights", weights))}  # fmt: skip
+    call = Call(
+        table, shared["weights"], shared["offset"], trials, na_action, nagq, curvature, optimizer,
+        max_steps, reml, dispersion, zero_inflation, priors,
+    )  # fmt: skip
+    run = _Run(formula, families.get(family, link), call, devices, checkpoint, progress)
+    if by is not None:
+        if any(value is not None for value in per_model.values()):
+            raise ValueError("offset= and weights= must be one column with by=, not a table")
+        return _data_sets(run, by, chunk_size or LARGEST_CHUNK)
     size = chunk_size or max(1, min(LARGEST_CHUNK, CHUNK_NUMBERS // max(len(table), 1)))
+    return _responses(run, per_model, responses, size)
+
+
+def _responses(run: _Run, per_model: dict[str, Any], responses: Any, size: int) -> ManyFits:
+    """The models of many responses of one design."""
+    data = run.call.data
+    assert data is not None
     read = partial(
-        reading.blocks, responses, len(table), table.index, per_model["offset"],
+        reading.blocks, responses, len(data), data.index, per_model["offset"],
         per_model["weights"], size,
     )  # fmt: skip
     blocks = read()
     first = next(iter(blocks), None)
     if first is None:
         raise ValueError("responses has no block; give at least one response")
-    design = _design(formula, families.get(family, link), call, first)
-    settings = checked(design.model, nagq, None, optimizer, max_steps, reml)
-    total = responses.shape[1] if reading.is_table(responses) else None
-    if total is not None:
+    design = design_of(run.formula, run.family, run.call, first)
+    is_table = reading.is_table(responses)
+    if is_table:
         # A table is checked whole before hours are spent on its first part.
         for block in read():
             design.values(block)
-    kept = None
-    if checkpoint is not None:
-        key = (design.formula, repr(design.family), sorted(settings.items(), key=str), size)
-        kept = opened(checkpoint, digest(key, design.model))
-    names, columns, complete = fit_chunks(
-        (design.chunk(block) for block in _again(first, blocks)),
-        total, settings, devices, kept, progress,
-    )  # fmt: skip
-    frame = design.frame
-    return ManyFits(
-        names=names,
-        columns=columns,
-        parameters=pd.Index([*frame.X_names, *theta_names(frame), *dispersion_names(design)]),
-        p=design.model.p,
-        m=design.model.m,
-        formula=design.formula,
-        frame=frame,
-        family=design.family,
-        refit=partial(_one, design, read if total is not None else None, names),
-        complete=complete,
+    names, columns, complete = run.fit(
+        (design.chunk(block) for block in chain([first], blocks)),
+        design.model,
+        responses.shape[1] if is_table else None,
+        design.model,
+        size,
     )
+    refit = partial(one_fit, design, read if is_table else None, names)
+    return run.table(names, columns, design.frame, design.family, design.model, refit, complete)
 
 
-@dataclass(frozen=True, eq=False)
-class _Design:
-    """What the models share: the frame with a response to stand for theirs, and its model."""
-
-    formula: str
-    frame: Frame
-    family: Family
-    call: Call
-    model: Model
-
-    def values(self, block: reading.Block) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """y (b, rows used) with 0 where it is missing, which are there, and other numbers a model.
-
-        Raises:
-            ValueError: a response that the family does not allow, or other numbers that are wrong.
-        """
-        keep = self.frame.kept_rows
-        cut = slice(None) if keep is None else keep
-        y = np.ascontiguousarray(block.y[cut].T)
-        valid = ~np.isnan(y)
-        reading.check_support(self.family, y, valid, self.frame.trials, block.names)
-        others = {}
-        for name in LANE_FIELDS:
-            part = getattr(block, name)
-            if part is None:
-                continue
-            part = np.ascontiguousarray(part[cut].T)
-            bad = np.isnan(part) & valid
-            if name == "weights":
-                bad |= (part <= 0) & valid
-            if bad.any():
-                at = block.names[int(np.argmax(bad.any(axis=1)))]
-                wrong = "missing or not positive" if name == "weights" else "missing"
-                raise ValueError(
-                    f"{name}: values are {wrong} for the response {at!r}; correct them"
-                )
-            others[name] = part
-        return y, valid, others
-
-    def chunk(self, block: reading.Block) -> Chunk:
-        """The lanes of a block of responses, in the padded rows of the model."""
-        y, valid, others = self.values(block)
-        trials = self.frame.trials
-        share = y if trials is None else y / trials
-        fitted = ~reading.uninformative(self.family, share, valid, self.model.p)
-        return Chunk(
-            names=block.names,
-            frame=self.frame,
-            model=self.model,
-            lanes=self._lanes(y[fitted], valid[fitted], {k: v[fitted] for k, v in others.items()}),
-            fitted=fitted,
-            rows=valid.sum(axis=1),
-        )
-
-    def _lanes(self, y: np.ndarray, valid: np.ndarray, others: dict[str, np.ndarray]) -> Lanes:
-        rows = self.model.n
-        # A missing value and a row of padding take one that is valid, and no weight.
-        first = y[np.arange(len(y)), np.argmax(valid, axis=1)]
-        lanes: Lanes = {"y": _widened(np.where(valid, y, first[:, None]), rows, first)}
-        if "offset" in others:
-            total = np.where(valid, others["offset"], 0.0) + self.frame.offset
-            lanes["offset"] = _widened(total, rows, total[:, 0])
-        precision = self.family.weights_are_precisions
-        if "weights" in others and precision:
-            lanes["size"] = _widened(np.where(valid, others["weights"], 1.0), rows, np.ones(len(y)))
-        shared = np.asarray(self.model.weights)[: y.shape[1]]
-        own = others["weights"] if "weights" in others and not precision else shared
-        # Always of each model: one with missing values must not change the program of the others.
-        lanes["weights"] = _widened(np.where(valid, own, 0.0), rows, np.zeros(len(y)))
-        return lanes
-
-
-def _widened(values: np.ndarray, rows: int, fill: np.ndarray) -> np.ndarray:
-    """(b, n) values in (b, rows), the rest of each row filled with its own value."""
-    out = np.repeat(fill[:, None], rows, axis=1)
-    out[:, : values.shape[1]] = values
-    return out
-
-
-def _design(formula: str, family: Family, call: Call, block: reading.Block) -> _Design:
-    """The design of a formula and the rows of the data.
-
-    Raises:
-        ValueError: anything wrong with formula, data or settings.
-    """
-    if absorbs(family):
-        raise ValueError(
-            f"family={family.name!r}: thresholds differ in number between responses; fit them one "
-            "by one with glmer"
-        )
-    assert call.data is not None
-    # Any response that the family allows stands for all of them: only the design is kept.
-    rows = len(call.data)
-    if call.trials is not None:
-        y = np.zeros(rows)
-    elif family.name == "gaussian":
-        y = np.random.default_rng(0).normal(size=rows)
-    else:
-        y = _filled(block.y[:, 0])
-    text, data = _with_response(formula, call.data, y)
-    frame, family, call = prepared(text, family, replace(call, data=data))
+def _data_sets(run: _Run, by: str, size: int) -> ManyFits:
+    """The models of the data sets of one long frame."""
+    frame, family, call = prepared(run.formula, run.family, run.call)
+    sets = data_sets(frame, family, call, by)
     with engine():
         model, _ = place(frame, family, call.curvature, True, call.priors)
-    return _Design(formula, frame, family, call, model)
+    chunks = list(sets.chunks(model.p, model.m, size))
+    names, columns, complete = run.fit(
+        (chunk for _, chunk in chunks), model, len(sets.names), (model, sets.rows), size
+    )
+    # Back in the order of the data: chunks are of one shape each.
+    order = np.argsort(sets.names.get_indexer(names), kind="stable")
+    return run.table(names[order], taken(columns, order), frame, family, model, sets.fit, complete)
 
 
-def _filled(y: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(y)
-    if not known.any():
-        raise ValueError("responses: the first response has no value that is not missing; drop it")
-    return np.where(known, y, y[known][0])
+@dataclass(frozen=True)
+class _Run:
+    """What was asked for, the data aside."""
+
+    formula: str
+    family: Family
+    call: Call
+    devices: Any
+    checkpoint: Any
+    progress: bool | None
+
+    def fit(
+        self, chunks: Iterable[Chunk], model: Model, total: int | None, shared: Any, size: int
+    ) -> tuple[pd.Index, Columns, bool]:
+        """All chunks through the driver; `shared` is what a checkpoint is recognised by."""
+        call = self.call
+        settings = checked(model, call.nagq, None, call.optimizer, call.max_steps, call.reml)
+        kept = None
+        if self.checkpoint is not None:
+            key = (self.formula, repr(self.family), sorted(settings.items(), key=str), size)
+            kept = opened(self.checkpoint, digest(key, shared))
+        P = model.p + model.m + model.d
+        return fit_chunks(chunks, P, total, settings, self.devices, kept, self.progress)
+
+    def table(
+        self,
+        names: pd.Index,
+        columns: Columns,
+        frame: Frame,
+        family: Family,
+        model: Model,
+        refit: Callable[[Any], Fit],
+        complete: bool,
+    ) -> ManyFits:
+        """The results with their names."""
+        named = SimpleNamed(frame, family)
+        parameters = [*frame.X_names, *theta_names(frame), *dispersion_names(named)]
+        return ManyFits(
+            names, columns, pd.Index(parameters), model.p, model.m, self.formula, frame, family,
+            refit, complete,
+        )  # fmt: skip
 
 
-def _with_response(
-    formula: str, data: pd.DataFrame, y: np.ndarray, trials: np.ndarray | None = None
-) -> tuple[str, pd.DataFrame]:
-    """The formula with a response, and the data with its column (those of its counts).
+class SimpleNamed(NamedTuple):
+    """A frame and a family, which is what has names for parameters."""
 
-    Raises:
-        ValueError: a formula without "~", or one whose left side is more than a name.
-    """
-    left, tilde, right = formula.partition("~") if isinstance(formula, str) else ("", "", "")
-    if not tilde:
-        raise ValueError(f"formula={formula!r}; write '~ terms + (1 | group)', as text")
-    name = left.strip() or "response"
-    if not name.isidentifier():
-        raise ValueError(
-            f"formula: its left side is {name!r}, but the responses are those of responses=; leave "
-            "it out, or write one name for all of them"
-        )
-    if trials is None:
-        return f"{name} ~{right}", data.assign(**{name: y})
-    counts = {f"{name}_successes": y, f"{name}_failures": trials - y}
-    return f"cbind({', '.join(counts)}) ~{right}", data.assign(**counts)
-
-
-def _again(first: reading.Block, rest: Iterator[reading.Block]) -> Iterator[reading.Block]:
-    yield first
-    yield from rest
-
-
-def _one(
-    design: _Design, read: Callable[[], Iterator[reading.Block]] | None, names: pd.Index, name: Any
-) -> Fit:
-    """The full fit of one model.
-
-    Raises:
-        ValueError: the responses were an iterable, which is read once.
-    """
-    if read is None:
-        raise ValueError(
-            f"name={name!r}: the responses were read block by block and are not kept; fit this one "
-            "with glmer"
-        )
-    at = int(names.get_indexer([name])[0])
-    for block in read():
-        if at < len(block.names):
-            break
-        at -= len(block.names)
-    frame, call = design.frame, design.call
-    assert call.data is not None
-    trials = None
-    if frame.trials is not None:
-        trials = np.full(len(call.data), np.nan)
-        trials[slice(None) if frame.kept_rows is None else frame.kept_rows] = frame.trials
-    text, data = _with_response(design.formula, call.data, block.y[:, at], trials)
-    own = {
-        field: getattr(block, field)[:, at]
-        for field in LANE_FIELDS
-        if getattr(block, field) is not None
-    }
-    call = replace(call, data=data, trials=None, **own)
-    # A zero-inflated family is one already.
-    frame, family, call = prepared(text, design.family, call)
-    return Fit(frame, family, *fit_frame(frame, family, call), call)
+    frame: Frame
+    family: Family
 
 
 def _is_table(value: Any) -> bool:

@@ -25,7 +25,7 @@ class Columns:
 
     estimates, errors (B, P): parameters (beta, theta, dispersion) and their standard errors, NaN
     where there is none; deviance (B,); status (B,) codes; singular (B,) booleans; rows (B,) used;
-    evaluations (B,) of the gradient.
+    df (B,): number of parameters; evaluations (B,) of the gradient.
     """
 
     estimates: np.ndarray
@@ -34,6 +34,7 @@ class Columns:
     status: np.ndarray
     singular: np.ndarray
     rows: np.ndarray
+    df: np.ndarray
     evaluations: np.ndarray
 
 
@@ -41,6 +42,11 @@ def joined(parts: list[Columns]) -> Columns:
     """The columns of several blocks, one after another."""
     names = Columns.__dataclass_fields__
     return Columns(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
+
+
+def taken(columns: Columns, at: np.ndarray) -> Columns:
+    """The columns of some models."""
+    return Columns(**{name: values[at] for name, values in vars(columns).items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,17 +113,16 @@ class ManyFits:
         """A row a model: llf, deviance, aic, bic, nobs, df, converged, is_singular, evaluations,
         status (a `Status` name) and message, its sentence."""
         c = self.columns
-        df = len(self.parameters)
         words = {status: status.sentence for status in Status}
         codes = [Status(int(code)) for code in c.status]
         return pd.DataFrame(
             {
                 "llf": -0.5 * c.deviance,
                 "deviance": c.deviance,
-                "aic": c.deviance + 2 * df,
-                "bic": c.deviance + np.log(np.maximum(c.rows, 1)) * df,
+                "aic": c.deviance + 2 * c.df,
+                "bic": c.deviance + np.log(np.maximum(c.rows, 1)) * c.df,
                 "nobs": c.rows,
-                "df": df,
+                "df": c.df,
                 "converged": c.status == Status.CONVERGED,
                 "is_singular": c.singular,
                 "evaluations": c.evaluations,
