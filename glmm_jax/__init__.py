@@ -7,10 +7,12 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from glmm_jax import datasets, families, links, priors
+from glmm_jax.batch import estimate_many
 from glmm_jax.build import build_model
 from glmm_jax.estimate import Estimate, estimate
 from glmm_jax.glmer import glmer
 from glmm_jax.inference.anova import anova
+from glmm_jax.many import ManyFits, glmer_many
 from glmm_jax.model import Model, Params
 from glmm_jax.objective.marginal import deviance
 from glmm_jax.pirls import conditional_mode
@@ -27,6 +29,7 @@ load = Fit.load
 __all__ = [
     "Estimate",
     "Fit",
+    "ManyFits",
     "Model",
     "Params",
     "Status",
@@ -36,8 +39,10 @@ __all__ = [
     "datasets",
     "deviance",
     "estimate",
+    "estimate_many",
     "families",
     "glmer",
+    "glmer_many",
     "links",
     "load",
     "priors",

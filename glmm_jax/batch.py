@@ -1,17 +1,63 @@
-"""One model, many responses: the estimates of all of them by one compiled program, pure."""
+"""Many models by one compiled program, pure: lanes of one design, or a stack of models."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from glmm_jax.estimate import MAX_STEPS, Estimate, checked, estimate, program
 from glmm_jax.model import Model, Params
 from glmm_jax.optimize.first_order import FirstOrder
+
+AXIS = "models"  # of a mesh of devices
+
+Lanes = dict[str, Any]  # name of a field of Model -> its arrays with a leading axis of lanes
+
+
+def estimate_many(
+    models: Model | Sequence[Model],
+    nagq: int = 1,
+    start: Params | None = None,
+    optimizer: Any = "quasi-newton",
+    max_steps: int = MAX_STEPS,
+    *,
+    reml: bool = False,
+    batch_size: int | None = None,
+) -> Estimate:
+    """Maximum-likelihood estimates of B models of one shape.
+
+    Parameters
+    ----------
+    models : B models whose structures are alike (same static parts, arrays of the same shapes), or
+        one Model whose every array has a leading axis B, as `jax.vmap` would make it.
+    start : Params with a leading axis B to start from; default: starting values of each model.
+    nagq, optimizer, max_steps, reml : as for `estimate`.
+    batch_size : how many fits go side by side; None, one after another.
+
+    Returns
+    -------
+    Estimate, every array with a leading axis B. One model without an estimate has a status and
+    harms no other. Differentiable where `estimate` is.
+
+    Raises
+    ------
+    ValueError : models that do not stack (the first that differs is named), or arguments that
+        `estimate` does not accept.
+    """
+    stack = models if isinstance(models, Model) else stacked(models)
+    checked(_first(stack), nagq, _first(start), optimizer, max_steps, reml)
+    _check_batch_size(batch_size)
+
+    def one(lane: tuple[Model, Params | None]) -> Estimate:
+        return estimate(lane[0], nagq, lane[1], optimizer, max_steps, reml)
+
+    return jax.lax.map(one, (stack, start), batch_size=batch_size)
 
 
 def estimate_responses(
@@ -33,8 +79,8 @@ def estimate_responses(
     responses : (B, n).
     nagq, optimizer, max_steps, reml : as for `estimate`.
     start : parameters that every search starts from; default: starting values of each response.
-    batch_size : how many fits go side by side; None, one after another. On a CPU that is fastest:
-        fits side by side end together, with the slowest. An accelerator needs many.
+    batch_size : how many fits go side by side; None, one after another. A few (16) amortise the
+        price of an operation, and too many wait for the slowest; an accelerator needs many.
 
     Returns
     -------
@@ -47,7 +93,8 @@ def estimate_responses(
         integer, or what `estimate` does not accept.
     """
     checked(model, nagq, start, optimizer, max_steps, reml)
-    _check(model, responses, batch_size)
+    _check_responses(model, responses)
+    _check_batch_size(batch_size)
 
     def one(y: jax.Array) -> Estimate:
         return estimate(replace(model, y=y), nagq, start, optimizer, max_steps, reml)
@@ -55,29 +102,100 @@ def estimate_responses(
     return jax.lax.map(one, responses, batch_size=batch_size)
 
 
-@partial(jax.jit, static_argnames=("nagq", "method", "max_steps", "reml", "batch_size"))
-def responses_program(
+@partial(jax.jit, static_argnames=("nagq", "method", "max_steps", "reml", "together", "mesh"))
+def lanes_program(
     model: Model,
-    responses: jax.Array,
+    lanes: Lanes,
     given: Params | None,
+    count: jax.Array,
     *,
     nagq: int,
     method: FirstOrder,
     max_steps: int,
     reml: bool = False,
-    batch_size: int | None = None,
+    together: int = 1,
+    mesh: Mesh | None = None,
 ) -> Estimate:
-    """What `estimate_responses` computes, without derivatives: `estimate.program` for each row."""
+    """Estimates of the first lanes of a block, without derivatives and without their modes.
 
-    def one(y: jax.Array) -> Estimate:
-        here = replace(model, y=y)
-        return program(here, given, nagq=nagq, method=method, max_steps=max_steps, reml=reml)
+    Parameters
+    ----------
+    model : what the lanes share.
+    lanes : the fields in which they differ, each array with a leading axis (block,), a multiple of
+        `together` (times the number of devices of a mesh).
+    given : parameters to start from, (block,) of each; None for starting values.
+    count : (), how many lanes are wanted; per device, (devices,), with a mesh. The others cost
+        nothing, so that one program serves every number; their results are zeros.
+    together : how many lanes go side by side.
+    mesh : devices over which the lanes are spread along `AXIS`.
+    """
 
-    return jax.lax.map(one, responses, batch_size=batch_size)
+    def share(model: Model, block: tuple[Lanes, Params | None], count: jax.Array) -> Estimate:
+        def one(lane: tuple[Lanes, Params | None]) -> Estimate:
+            here = replace(model, **lane[0])
+            found = program(here, lane[1], nagq=nagq, method=method, max_steps=max_steps, reml=reml)
+            return replace(found, u=jnp.zeros(0, found.u.dtype))
+
+        def slab(i: jax.Array) -> Any:
+            def cut(a: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_slice_in_dim(a, i * together, together)
+
+            return jax.tree.map(cut, block)
+
+        def body(i: jax.Array, out: Estimate) -> Estimate:
+            found = jax.vmap(one)(slab(i))
+            return jax.tree.map(
+                lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, i * together, 0), out, found
+            )
+
+        size = jax.tree.leaves(block)[0].shape[0]
+        shapes = jax.eval_shape(jax.vmap(one), slab(jnp.asarray(0)))
+        out = jax.tree.map(lambda s: jnp.zeros((size, *s.shape[1:]), s.dtype), shapes)
+        slabs = -(-count.reshape(()) // together)
+        return jax.lax.fori_loop(0, slabs, body, out)
+
+    if mesh is None:
+        return share(model, (lanes, given), count)
+    spread = PartitionSpec(AXIS)
+    return jax.shard_map(
+        share, mesh=mesh, in_specs=(PartitionSpec(), spread, spread), out_specs=spread,
+        check_vma=False,
+    )(model, (lanes, given), count)  # fmt: skip
 
 
-def _check(model: Model, responses: Any, batch_size: Any) -> None:
-    """Raise a ValueError unless these are arguments of `estimate_responses`."""
+def stacked(models: Sequence[Model]) -> Model:
+    """One Model whose arrays have a leading axis, from models of one shape.
+
+    Raises:
+        ValueError: no models, or one whose shape differs from that of the first.
+    """
+    if not len(models):
+        raise ValueError("models is empty; give at least one")
+    tree = jax.tree.structure(models[0])
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(models[0])]
+    for i, model in enumerate(models):
+        if not isinstance(model, Model):
+            raise ValueError(f"models[{i}] is a {type(model).__name__}; give Models")
+        if jax.tree.structure(model) != tree:
+            raise ValueError(
+                f"models[{i}] has another family, other terms or another structure than models[0]; "
+                "models that go together must be alike but for their numbers"
+            )
+        if [jnp.shape(leaf) for leaf in jax.tree.leaves(model)] != shapes:
+            raise ValueError(
+                f"models[{i}] has arrays of other shapes than models[0]; build them with the same "
+                "numbers of rows and levels, or use glmer_many, which pads them"
+            )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+
+
+def _first(tree: Any) -> Any:
+    """The first lane of stacked arrays, as shapes."""
+    return jax.tree.map(lambda a: jnp.asarray(a)[0], tree)
+
+
+def _check_responses(model: Model, responses: Any) -> None:
+    """Raise a ValueError unless these are responses of the model."""
     if not hasattr(responses, "dtype") or not jnp.issubdtype(responses.dtype, jnp.floating):
         got = getattr(responses, "dtype", type(responses).__name__)
         raise ValueError(f"responses is {got}; give an array of floats, shape (B, {model.n})")
@@ -85,6 +203,9 @@ def _check(model: Model, responses: Any, batch_size: Any) -> None:
         raise ValueError(
             f"responses has shape {responses.shape}; give one response a row, (B, {model.n})"
         )
+
+
+def _check_batch_size(batch_size: Any) -> None:
     if batch_size is not None and (
         isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
     ):

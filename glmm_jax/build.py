@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,11 +132,12 @@ def place(
     curvature: str | None = None,
     padded: bool = False,
     priors: Any = (),
+    pad: Callable[[int], int] | None = None,
 ) -> tuple[Model, Placement]:
     """Model of a frame, and where the frame's blocks lie in it.
 
     With `padded`, rows of weight zero (copies of the first) and levels without rows are added up
-    to the next `bucket`; neither changes an estimate.
+    to the next `bucket` (or what `pad` makes of their number); neither changes an estimate.
 
     Raises:
         ValueError: the response does not suit the family, or the design cannot be estimated.
@@ -165,7 +167,7 @@ def place(
     relations = [blocks[0].relationship for blocks in members]
     related = tuple(f for f, relation in enumerate(relations) if relation is not None)
     order, eliminated = structure.elimination_order(index, levels, columns, related)
-    pad = bucket if padded else structure.identity
+    pad = (pad or bucket) if padded else structure.identity
     n = len(frame.y)
     rows = np.zeros(pad(n), np.int64)  # padding repeats row 0, which is valid for every link
     rows[:n] = np.arange(n)

@@ -24,17 +24,25 @@ class _Bar(tqdm):
     monitor_interval = 0
 
 
-def tracker(total: int, description: str, progress: bool | None = None) -> tqdm:
+def tracker(
+    total: int | None, description: str, progress: bool | None = None, unit: str = "it"
+) -> tqdm:
     """A bar to use as `with tracker(total, "profile", progress) as bar: bar.update(k)`.
 
-    total : number of parts. description : one word or two, before the bar. progress : True shows
-    the bar, False does not, None where someone may be watching: on a terminal or in a notebook.
+    total : number of parts, each a `unit`; None if it is not known. description : one word or two,
+    before the bar. progress : True shows the bar, False does not, None where someone may be
+    watching: on a terminal or in a notebook.
 
     Raises:
         ValueError: progress is none of these.
     """
     return _bar_class()(
-        total=total, desc=description, disable=not shown(progress), miniters=1, file=sys.stderr
+        total=total,
+        desc=description,
+        disable=not shown(progress),
+        miniters=1,
+        unit=unit,
+        file=sys.stderr,
     )
 
 

@@ -41,6 +41,7 @@ from glmm_jax.inference import (
     update,
     varcorr,
     variability,
+    vcov,
 )
 from glmm_jax.model import Model
 from glmm_jax.runtime import engine
@@ -123,19 +124,7 @@ class Fit:
         free = np.ones(len(H), bool)
         p, m = len(self._names), len(self.theta)
         free[p : p + m] = ~varcorr.in_zero_column(self.frame, self.estimate.params.theta)
-        covariance = np.zeros_like(H)
-        part = H[np.ix_(free, free)]
-        if part.size and np.all(np.isfinite(part)):
-            # Scaled to a unit diagonal, so that raw age^2 beside an intercept does no harm; a
-            # direction in which the deviance is flat to rounding carries no information.
-            size = np.sqrt(np.where(np.diag(part) > 0, np.diag(part), 1.0))
-            values, vectors = np.linalg.eigh(part / np.outer(size, size))
-            kept = values > 1e-13 * max(values[-1], 0.0)
-            half = (vectors[:, kept] / np.sqrt(values[kept])) / size[:, None]
-            covariance[np.ix_(free, free)] = 2.0 * half @ half.T
-        elif part.size:
-            covariance[:] = np.nan
-        return pd.DataFrame(covariance, names, names)
+        return pd.DataFrame(vcov.covariance(H, free), names, names)
 
     def cov_params(self) -> pd.DataFrame:
         """Covariance matrix of the fixed-effects coefficients, theta's uncertainty included."""

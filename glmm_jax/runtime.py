@@ -81,16 +81,23 @@ _lock = threading.Lock()  # of _programs; not held while a program is compiled
 
 
 def run(
-    function: Any, *arrays: Any, stage: Callable[[str], None] | None = None, **static: Any
+    function: Any,
+    *arrays: Any,
+    stage: Callable[[str], None] | None = None,
+    quick: bool | None = None,
+    **static: Any,
 ) -> Any:
     """Call a jitted function through a bounded cache of compiled programs.
 
     Parameters: function, made by `jax.jit` with `static_argnames`; arrays, its pytrees of arrays;
-    stage, told "compiling" and "fitting" as they begin; static, its static arguments.
+    stage, told "compiling" and "fitting" as they begin; quick, whether to compile it in a hurry
+    (None: where no array is larger than `QUICK_SIZE`); static, its static arguments.
     """
     leaves, tree = jax.tree.flatten(arrays)
     shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    key = function, tree, shapes, tuple(sorted(static.items(), key=lambda item: item[0]))
+    if quick is None:
+        quick = max(leaf.size for leaf in leaves) <= QUICK_SIZE
+    key = function, quick, tree, shapes, tuple(sorted(static.items(), key=lambda item: item[0]))
     with _lock:
         compiled = _programs.get(key)
         if compiled is not None:
@@ -98,8 +105,7 @@ def run(
     if compiled is None:
         if stage is not None:
             stage("compiling")
-        small = max(leaf.size for leaf in leaves) <= QUICK_SIZE
-        options = _quick_options() if small else None
+        options = _quick_options() if quick else None
         compiled = function.lower(*arrays, **static).compile(compiler_options=options)
         function.clear_cache()  # or JAX would keep what is dropped below
         with _lock:

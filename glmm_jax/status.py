@@ -15,6 +15,7 @@ class Status(IntEnum):
     STALLED = 4
     NOT_FINITE = 5
     MODE_FAILED = 6
+    NO_VARIATION = 7
 
     @property
     def sentence(self) -> str:
@@ -51,5 +52,9 @@ _SENTENCES = {
     Status.MODE_FAILED: (
         "Not converged: the conditional mode of the random effects could not be found at the "
         "starting values. Check the response, the offset and the link, or give start values."
+    ),
+    Status.NO_VARIATION: (
+        "Not fitted: the response is the same in every row (all zeros, say) or is missing in too "
+        "many, so that it says nothing about the model."
     ),
 }

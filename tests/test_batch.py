@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,8 +13,8 @@ import pandas as pd
 import pytest
 
 from glmm_jax import Model, Params, build_model, estimate
-from glmm_jax.batch import estimate_responses, responses_program
-from glmm_jax.estimate import MAX_STEPS, Estimate, checked
+from glmm_jax.batch import estimate_many, estimate_responses, stacked
+from glmm_jax.estimate import Estimate
 from glmm_jax.status import Status
 
 N, GROUPS, B = 60, 10, 4
@@ -65,14 +66,33 @@ def test_each_estimate_is_that_of_its_response_alone(
         same(found, i, single)
 
 
-def test_side_by_side_and_from_a_common_start_it_is_the_same(
+def test_from_a_common_start_it_is_the_same(
     model: Model, responses: jax.Array, alone: list[Estimate]
 ) -> None:
     start = Params(jnp.array([0.4, 0.3]), jnp.array([0.5]))
-    settings = checked(model, 1, start, "quasi-newton", MAX_STEPS)
-    found = responses_program(model, responses, start, batch_size=2, **settings)
+    found = jax.jit(estimate_responses)(model, responses, start=start)
     for i, single in enumerate(alone):
         same(found, i, single)
+
+
+def test_models_of_one_shape_go_together(
+    model: Model, responses: jax.Array, alone: list[Estimate]
+) -> None:
+    many = [replace(model, y=y) for y in responses]
+    for models in (many, stacked(many)):
+        found = jax.jit(partial(estimate_many, batch_size=2))(models)
+        for i, single in enumerate(alone):
+            same(found, i, single)
+
+
+def test_models_that_do_not_stack_are_named(model: Model) -> None:
+    shorter = jax.tree.map(lambda a: a[:-1] if a.shape[:1] == (N,) else a, model)
+    with pytest.raises(ValueError, match=r"models\[1\] has arrays of other shapes"):
+        estimate_many([model, shorter])
+    with pytest.raises(ValueError, match=r"models\[1\] has another family"):
+        estimate_many([model, replace(model, curvature="observed")])
+    with pytest.raises(ValueError, match="models is empty"):
+        estimate_many([])
 
 
 def test_a_response_without_an_estimate_harms_no_other(alone: list[Estimate]) -> None:

@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 from reference_cases import FOLDER, case
 
-from glmm_jax import Fit, glmer
-from glmm_jax.inference import bootstrap as bootstrapping
+from glmm_jax import Fit, driver, glmer
 from glmm_jax.inference import parameter_names, simulate
 from glmm_jax.inference.bootstrap_table import Bootstrap
 from glmm_jax.status import Status
@@ -100,7 +99,7 @@ def test_a_replicate_does_not_depend_on_chunks_threads_or_n(
 ) -> None:
     few = fit.bootstrap(70, SEED)
     pd.testing.assert_frame_equal(few.estimates, boot.estimates.iloc[:70])
-    monkeypatch.setattr(bootstrapping, "_cores", lambda: 1)
+    monkeypatch.setattr(driver, "_cores", lambda: 1)
     one_thread = fit.bootstrap(150, SEED)
     pd.testing.assert_frame_equal(one_thread.estimates, boot.estimates.iloc[:150])
     monkeypatch.setattr(simulate, "TOGETHER", 7)
@@ -188,24 +187,6 @@ def test_weights_of_likelihoods_are_told(boot: Bootstrap) -> None:
     assert "was not drawn as two rows are" in str(replace(boot, weighted=True))
 
 
-def test_a_search_without_an_estimate_is_repeated_from_other_values(
-    fit: Fit, boot: Bootstrap, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second replicate is made to stall; its cold search is the engine's own."""
-    run = bootstrapping.run
-
-    def stalling(function: Any, *arrays: Any, **static: Any) -> Any:
-        found = run(function, *arrays, **static)
-        if function is not bootstrapping.responses_program:
-            return found
-        return replace(found, status=found.status.at[1].set(int(Status.STALLED)))
-
-    monkeypatch.setattr(bootstrapping, "run", stalling)
-    found = fit.bootstrap(5, SEED)
-    assert found.failed == 0
-    np.testing.assert_allclose(found.estimates, boot.estimates.iloc[:5], atol=1e-5)
-
-
 def test_correlations_and_sigma_have_columns(fit: Fit) -> None:
     """Against the asymptotic standard errors of a balanced Gaussian design."""
     sleep = glmer(**case("sleep_corr_ml/lme4").glmer_arguments())
@@ -244,18 +225,3 @@ def test_a_bar_moves(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     assert "bootstrap: 100%" in capsys.readouterr().err
     fit.bootstrap(5, SEED)
     assert capsys.readouterr().err == ""
-
-
-def test_an_interruption_leaves_no_thread(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    chunk = bootstrapping._chunk
-
-    def interrupted(fit: Fit, seed: int, first: int, *rest: Any) -> Any:
-        if first >= 128:
-            raise KeyboardInterrupt
-        return chunk(fit, seed, first, *rest)
-
-    monkeypatch.setattr(bootstrapping, "_chunk", interrupted)
-    monkeypatch.setattr(bootstrapping, "_cores", lambda: 2)
-    with pytest.raises(KeyboardInterrupt):
-        fit.bootstrap(400, SEED)
-    assert threading.active_count() == 1

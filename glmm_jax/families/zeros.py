@@ -161,14 +161,14 @@ def _require_counts(wrapper: str, inner: Any) -> None:
         raise ValueError(
             f"inner={inner!r} has its zeros changed already; give the family of counts inside it"
         )
-    if not _takes(inner, [0.0, 1.0, 2.0]) or _takes(inner, [0.5, 1.0]):
+    if not takes(inner, [0.0, 1.0, 2.0]) or takes(inner, [0.5, 1.0]):
         raise ValueError(
             f"inner={inner!r} is not a family of counts 0, 1, 2, ...; use Poisson, a negative "
             "binomial or another count family"
         )
 
 
-def _takes(family: Family, y: list[float]) -> bool:
+def takes(family: Family, y: list[float]) -> bool:
     try:
         family.check(y)
     except ValueError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import scipy.special
+from numpy.typing import ArrayLike
 
 from glmm_jax.inference import digits
 from glmm_jax.inference.layout import html_table
@@ -213,7 +214,7 @@ def _boundary(
     if MIXTURE not in table:
         table[MIXTURE] = np.nan
     statistic, df = table.loc[large, "Chisq"], int(table.loc[large, "Df"])
-    table.loc[large, MIXTURE] = _mixture(float(statistic), df)
+    table.loc[large, MIXTURE] = float(mixture(statistic, df))
     zero = "zero" if df == 1 else f"chi-square on {df - 1} Df"
     doubt = ""
     if fits[small].is_singular:
@@ -226,12 +227,11 @@ def _boundary(
     ]
 
 
-def _mixture(statistic: float, df: int) -> float:
-    """Upper tail of the equal mixture of chi2(df - 1) and chi2(df)."""
-    if statistic <= ROUNDING:
-        return 1.0
-    lower = scipy.special.chdtrc(df - 1, statistic) if df > 1 else 0.0
-    return float(lower + scipy.special.chdtrc(df, statistic)) / 2
+def mixture(statistic: ArrayLike, df: int) -> np.ndarray:
+    """Upper tail of the equal mixture of chi2(df - 1) and chi2(df); NaN stays."""
+    value = np.asarray(statistic, float)
+    lower = scipy.special.chdtrc(df - 1, value) if df > 1 else np.where(np.isnan(value), value, 0.0)
+    return np.where(value <= ROUNDING, 1.0, (lower + scipy.special.chdtrc(df, value)) / 2)
 
 
 def _difference(first: Fit, other: Fit) -> str:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from glmm_jax.batch import responses_program
-from glmm_jax.estimate import checked, program
+from glmm_jax.driver import estimate_lanes
+from glmm_jax.estimate import Estimate, checked
 from glmm_jax.inference import parameter_names
 from glmm_jax.inference.bootstrap_table import Bootstrap
-from glmm_jax.inference.refit import FINAL
 from glmm_jax.inference.simulate import check_drawn, check_draws, chunk_size, draw
 from glmm_jax.inference.varcorr import theta_names
 from glmm_jax.model import flatten
 from glmm_jax.progress import tracker
-from glmm_jax.runtime import engine, run
+from glmm_jax.runtime import engine
 from glmm_jax.status import Status
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
+
+LARGEST_CHUNK = 1 << 25  # numbers in the responses drawn at once
+Told = Callable[[int, int], object]
 
 
 def bootstrap(
@@ -35,9 +34,9 @@ def bootstrap(
     """Simulate n responses from the fit and fit the model to each.
 
     Each search starts from the fit's estimate; one that ends without an estimate (other than by
-    separation) is repeated from starting values of its own response. The refits run in one
-    compiled program, in as many threads as there are cores, and replicate i depends on the seed
-    and on i alone: it is the fit of the response "sim_i" of `simulate` with the same seed.
+    separation) is repeated from cautious starting values. The refits run side by side, on all cores
+    or on the accelerator (see `driver`), and replicate i depends on the seed and on i alone: it is
+    the fit of the response "sim_i" of `simulate` with the same seed.
 
     Parameters
     ----------
@@ -61,12 +60,10 @@ def bootstrap(
     flat, status = np.full((n, P), np.nan), np.full(n, -1)
     singular = np.zeros(n, bool)
     with engine(), tracker(n, "bootstrap", progress) as bar:
-        for first, part in _parts(fit, n, seed, random):
-            rows = slice(first, min(first + len(part.status), n))
-            count = rows.stop - first
-            flat[rows], status[rows] = part.flat[:count], part.status[:count]
-            singular[rows] = part.singular[:count]
-            bar.update(count)
+        for first, part in _parts(fit, n, seed, random, lambda count, _: bar.update(count)):
+            rows = slice(first, first + len(part.status))
+            flat[rows], status[rows] = jax.vmap(flatten)(part.params), part.status
+            singular[rows] = np.any(part.singular, axis=1)
     failed = status != Status.CONVERGED
     flat[failed] = np.nan
     replicate = pd.RangeIndex(1, n + 1, name="replicate")
@@ -86,68 +83,21 @@ def bootstrap(
     )
 
 
-class _Part(NamedTuple):
-    """Results of one chunk of replicates: flat (count, P), status and singular (count,)."""
-
-    flat: np.ndarray
-    status: np.ndarray
-    singular: np.ndarray
-
-
-def _parts(fit: Fit, n: int, seed: int, random: str) -> Iterator[tuple[int, _Part]]:
-    """The chunks of n replicates with the number of their first, in the order they are ready.
-
-    Every chunk has the same size, so that there is one program; of the last one a part is unused.
-    """
-    count = chunk_size(fit.model.n)
-    accelerator = jax.default_backend() != "cpu"
-    # On a CPU fits side by side would wait for the slowest of them; cores take a chunk each.
-    together = count if accelerator else None
-    starts = range(0, n, count)
-    # The first chunk alone: it compiles what the others use.
-    yield 0, _chunk(fit, seed, 0, count, random, together)
-    threads = 1 if accelerator else min(_cores(), len(starts) - 1)
-    if threads <= 1:
-        for first in starts[1:]:
-            yield first, _chunk(fit, seed, first, count, random, together)
-        return
-    pool = ThreadPoolExecutor(threads)
-    try:
-        waiting = {
-            pool.submit(_chunk, fit, seed, first, count, random, together): first
-            for first in starts[1:]
-        }
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
-    finally:
-        # After an interruption what has not begun is not begun.
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _chunk(fit: Fit, seed: int, first: int, count: int, random: str, together: int | None) -> _Part:
-    """Replicates first, ..., first + count - 1."""
-    model, call = fit.model, fit.call
-    with engine():  # the choice of float64 belongs to a thread
-        start = jax.tree.map(jnp.asarray, fit.estimate.params)
-        settings = checked(model, fit.nagq, start, call.optimizer, call.max_steps, fit.reml)
-        responses = draw(fit, seed, first, count, random)
-        check_drawn(fit, np.asarray(responses), random)
-        found = run(responses_program, model, responses, start, batch_size=together, **settings)
-        flat = np.array(jax.vmap(flatten)(found.params))
-        status, singular = np.array(found.status), np.any(np.asarray(found.singular), axis=1)
-        for i in np.flatnonzero(~np.isin(status, FINAL)):
-            again: Any = run(program, replace(model, y=responses[i]), None, **settings)
-            if int(again.status) in FINAL:
-                flat[i], status[i] = np.asarray(flatten(again.params)), int(again.status)
-                singular[i] = bool(np.any(np.asarray(again.singular)))
-    return _Part(flat, status, singular)
+def _parts(fit: Fit, n: int, seed: int, random: str, told: Told) -> Iterator[tuple[int, Estimate]]:
+    """The refits of n replicates, chunk by chunk, with the number of their first."""
+    start, call = fit.estimate.params, fit.call
+    settings = checked(
+        fit.model, fit.nagq, jax.tree.map(jnp.asarray, start), call.optimizer, call.max_steps,
+        fit.reml,
+    )  # fmt: skip
+    drawn = chunk_size(fit.model.n)
+    count = max(drawn, LARGEST_CHUNK // fit.model.n // drawn * drawn)
+    for first in range(0, n, count):
+        numbers = range(first, min(first + count, n), drawn)
+        responses = [np.asarray(draw(fit, seed, i, drawn, random)) for i in numbers]
+        y = np.concatenate(responses)[: n - first]
+        check_drawn(fit, y, random)
+        yield first, estimate_lanes(fit.model, {"y": y}, settings, start, told=told)
 
 
 def _weighted(fit: Fit) -> bool:

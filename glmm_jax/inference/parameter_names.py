@@ -12,7 +12,7 @@ such a parameter the names begin with it too: "logit(zero): sd(Intercept | site)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from glmm_jax.model import flatten
 from glmm_jax.runtime import engine
 
 if TYPE_CHECKING:
+    from glmm_jax.families.base import Family
+    from glmm_jax.formula.frame import Frame
     from glmm_jax.results import Fit
 
 # "root": the standard deviation of a column under compound symmetry, whose parameter is its square
@@ -105,7 +107,16 @@ def has_sigma(fit: Fit) -> bool:
     return isinstance(fit.family, Gaussian) and not fit.frame.parameter_models
 
 
-def dispersion_names(fit: Fit) -> list[str]:
+class Named(Protocol):
+    """What has names for parameters: a fit, or a design of many."""
+
+    @property
+    def frame(self) -> Frame: ...
+    @property
+    def family(self) -> Family: ...
+
+
+def dispersion_names(fit: Named) -> list[str]:
     """Names of the coefficients of the family's parameters besides eta, in the engine's order:
     "log(phi)" for a constant, "log(phi): x" for a column of its model.
     """
