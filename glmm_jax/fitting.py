@@ -63,7 +63,7 @@ class Call:
 
 # Numbers of nodes that nagq="auto" tries in turn, and when it is content: no estimate moves by more
 # of its standard error, nor the log-likelihood.
-NODES = (1, 5, 11, 21, 41, 81)
+NODES = (1, 5, 11, 21, 41, 81, 101)
 MOVED, GAINED = 1e-3, 1e-4
 
 

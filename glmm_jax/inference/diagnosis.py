@@ -73,34 +73,52 @@ def warnings(fit: Fit) -> tuple[str, ...]:
         found += _at_limits(fit)
         found += _approximation(fit)
     if fit.model.priors:
+        count = len(fit.model.priors)
         found.append(
-            f"Penalised: the estimates are those of the likelihood times {len(fit.model.priors)} "
-            "prior densities; log-likelihood, AIC and BIC are of the likelihood alone, which is "
-            "higher at its own maximum."
+            "Penalised: the estimates are those of the likelihood times "
+            f"{'a prior density' if count == 1 else f'{count} prior densities'}; log-likelihood, "
+            "AIC and BIC are of the likelihood alone, which is higher at its own maximum."
         )
     return tuple(found)
 
 
 def _approximation(fit: Fit) -> list[str]:
-    """Where the Laplace approximation may mislead, or has found an optimum of its own."""
-    if fit.nagq > 1 or not is_binary(fit) or not np.all(np.isfinite(fit.theta)):
+    """Where the approximation of the integral may mislead, or has found an optimum of its own."""
+    if not is_binary(fit) or not np.all(np.isfinite(fit.theta)):
         return []
-    spurious, small = [], []
+    spurious, small, fewest = [], [], np.inf
     for block, Lambda in zip(fit.frame.blocks, triangles(fit.frame, fit.theta), strict=True):
         sd = float(np.sqrt(np.max(np.sum(Lambda**2, axis=1))))
         median = float(np.median(np.bincount(block.index, minlength=len(block.levels))))
         if sd > SPURIOUS_SD and fit.family.link.name in LATENT_LINKS:
-            spurious.append(
-                f"The standard deviation by {block.grouping} is {sd:.3g}: nearly every level would "
-                "be all 0 or all 1. This may be an optimum of the Laplace approximation alone, "
-                f"not of the likelihood; {remedy(fit)}."
-            )
-        elif median < FEW_ROWS and sd > 0:
-            small.append(
-                f"Half of the levels of {block.grouping} have no more than {median:g} rows of 0/1 "
-                f"data, for which the Laplace approximation may mislead; {remedy(fit)}."
-            )
-    return [*spurious, *small]
+            spurious.append(_wide(fit, block.grouping, sd))
+        elif median < FEW_ROWS and sd > 0 and fit.nagq <= 1:
+            small.append(block.grouping)
+            fewest = min(fewest, median)
+    if small:
+        small = [
+            f"Half of the levels of {' and of '.join(dict.fromkeys(small))} have no more than "
+            f"{fewest:g} rows of 0/1 data, for which the Laplace approximation may mislead; "
+            f"{remedy(fit)}."
+        ]
+    found = dict.fromkeys(sentence for sentence in spurious if sentence)
+    return [*found, *small]
+
+
+def _wide(fit: Fit, grouping: str, sd: float) -> str:
+    """What to make of a standard deviation for which nearly every level is all 0 or all 1."""
+    told = f"The standard deviation by {grouping} is {sd:.3g}: nearly every level would be all 0 "
+    if fit.nagq <= 1:
+        return (
+            f"{told}or all 1. This may be an optimum of the Laplace approximation alone, not of "
+            f"the likelihood; {remedy(fit)}."
+        )
+    if fit.call.settled is not None:
+        return ""  # nagq="auto" has its own sentence
+    return (
+        f"{told}or all 1, and {fit.nagq} nodes may be too few for that; see by nagq='auto' whether "
+        "more change it."
+    )
 
 
 def is_binary(fit: Fit) -> bool:
