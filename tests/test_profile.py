@@ -18,6 +18,7 @@ from designs import model as built
 from reference_cases import case
 
 from glmm_jax import Fit, datasets, glmer
+from glmm_jax.covariance import Full
 from glmm_jax.inference import parameter_names
 from glmm_jax.inference.profile_table import Curve, Profile
 from glmm_jax.inference.profile_walk import Origin, Solution, Walk
@@ -312,7 +313,7 @@ def charted():
     flat = np.concatenate([draw.normal(size=model.p), theta, [0.3]])
     targets = coordinates.targets(model)
     found = coordinates.charts(model, jnp.asarray(flat), targets)
-    layout = parameter_names.Layout(model.p, (3,), True)
+    layout = parameter_names.Layout(model.p, (Full(3),), True)
     return model, flat, targets, jax.tree.map(np.asarray, found), layout
 
 

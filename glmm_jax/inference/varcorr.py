@@ -144,8 +144,11 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
     theta = np.asarray(fit.theta)
     rows: list[_Row] = []
     for term in covariance_terms(fit.frame):
-        rows_of = _structured_rows if isinstance(term.kind, Structured) else _term_rows
-        rows += rows_of(term, theta, V_theta[term.part, term.part], quantile)
+        V = V_theta[term.part, term.part]
+        if isinstance(term.kind, Structured):
+            rows += _structured_rows(term, theta[term.part], V, quantile)
+        else:
+            rows += _term_rows(term, term.triangle(theta), V, quantile)
     if has_sigma(fit):
         assert fit.dispersion is not None
         # sigma = exp(log(phi) / 2)
@@ -163,12 +166,11 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
 
 
 def _term_rows(
-    term: CovarianceTerm, theta: np.ndarray, V_theta: np.ndarray, quantile: float
+    term: CovarianceTerm, Lambda: np.ndarray, V_theta: np.ndarray, quantile: float
 ) -> list[_Row]:
     assert not isinstance(term.kind, Structured)
     where, names = (term.block.part, term.block.grouping), term.block.names
     row, column = term.kind.entries()
-    Lambda = term.triangle(theta)
     V = Lambda @ Lambda.T
     sd, R = np.sqrt(np.diag(V)), correlations(V)
     rows = []
@@ -197,12 +199,12 @@ def _term_rows(
 def _structured_rows(
     term: CovarianceTerm, theta: np.ndarray, V_theta: np.ndarray, quantile: float
 ) -> list[_Row]:
-    kind, own = term.kind, theta[term.part]
+    kind = term.kind
     assert isinstance(kind, Structured)
     where = term.block.part, term.block.grouping
-    values, slopes = structured.reported(kind, own)
+    values, slopes = structured.reported(kind, theta)
     error = np.abs(slopes) * np.sqrt(np.diag(V_theta))
-    error[structured.held(kind, own)] = np.nan
+    error[structured.held(kind, theta)] = np.nan
     rows = []
     for (name1, name2), value, se in zip(structured.names(term.block), values, error, strict=True):
         if name2 is None:
