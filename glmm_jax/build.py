@@ -17,7 +17,7 @@ from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import CONDITIONAL, Frame, RandomBlock, build_frame
 from glmm_jax.formula.relationship import Relationship
 from glmm_jax.model import CURVATURES, EXPECTED_REFUSED, Model, Term, pseudo_rows
-from glmm_jax.priors import resolve
+from glmm_jax.priors import check_degrees, resolve
 
 # The parameter, by its name in `Family.parameters`, that an argument of `glmer` models.
 PARAMETER_OF = {"dispersion": "log(phi)", "zero_inflation": "logit(zero)"}
@@ -195,6 +195,7 @@ def place(
         )
         for f in order
     )
+    check_degrees(priors, terms)
     case = np.zeros(len(rows))
     case[:n] = 1.0 if weights is None else weights
 
@@ -223,7 +224,7 @@ def place(
         terms=terms,
         family=family,
         curvature=curvature,
-        priors=resolve(priors, frame.X_names),
+        priors=resolve(priors, frame.X_names, coefficient_names(frame, family)),
         random_parameters=parameters,
     )
     placement = Placement(
@@ -260,6 +261,17 @@ def _parameter_matrices(frame: Frame, family: Family) -> tuple[np.ndarray | None
     if not models:
         return ()
     return tuple(models[name].X if name in models else None for name in family.parameters)
+
+
+def coefficient_names(frame: Frame, family: Family) -> list[str]:
+    """Names of the coefficients of the family's parameters besides eta, in the engine's order:
+    "log(phi)" for a constant, "log(phi): x" for a column of its model.
+    """
+    models = {PARAMETER_OF[model.argument]: model for model in frame.parameter_models}
+    out = []
+    for name in family.parameters:
+        out += [f"{name}: {c}" for c in models[name].names] if name in models else [name]
+    return out
 
 
 def _random_parameters(frame: Frame, family: Family) -> tuple[int, ...]:
@@ -327,10 +339,12 @@ def _check_identified(frame: Frame, family: Family) -> None:
     for block in frame.blocks:
         if block.relationship is not None and np.any(np.tril(block.relationship.matrix, -1)):
             continue  # related levels tell their variance from that of the residuals
+        if block.structure in ("ar1", "cs") and block.Z.shape[1] > 2:
+            continue  # and so do correlations of one kind between three columns or more
         effects = len(block.levels) * block.Z.shape[1]
         if effects >= n:
             raise ValueError(
-                f"formula: ({' + '.join(block.names)} | {block.grouping}) has {effects} random "
+                f"formula: {block.named(block.label)} has {effects} random "
                 f"effects for {n} rows, so its variance and the residual variance cannot both be "
                 "estimated; use a coarser grouping factor, fewer columns, or another family"
             )

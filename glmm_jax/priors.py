@@ -32,8 +32,9 @@ Penalty = Callable[[Params, Model], jax.Array]
 class Normal:
     """beta_j ~ N(mean, sd^2), independently.
 
-    sd : in units of the coefficient. of : names of the coefficients; None for all but the
-    intercept. mean : of the prior.
+    sd : in units of the coefficient. of : names of the coefficients, those of dispersion= and
+    zero_inflation= included ("logit(zero): x"); None for all of eta but the intercept. mean : of
+    the prior.
     """
 
     sd: float = 2.5
@@ -43,6 +44,7 @@ class Normal:
 
     def __post_init__(self) -> None:
         _check_positive("sd", self.sd)
+        _check_number("mean", self.mean)
 
     def __call__(self, params: Params, model: Model) -> jax.Array:
         """-2 log density, ()."""
@@ -54,8 +56,7 @@ class Normal:
 class StudentT:
     """beta_j ~ mean + scale t(df), independently; df = 1 is Cauchy's.
 
-    scale : in units of the coefficient. of : names of the coefficients; None for all but the
-    intercept.
+    scale : in units of the coefficient. of : names of the coefficients, as for `Normal`.
     """
 
     df: float = 7.0
@@ -67,6 +68,7 @@ class StudentT:
     def __post_init__(self) -> None:
         _check_positive("df", self.df)
         _check_positive("scale", self.scale)
+        _check_number("mean", self.mean)
 
     def __call__(self, params: Params, model: Model) -> jax.Array:
         """-2 log density, ()."""
@@ -121,7 +123,7 @@ PRIORS = (Normal, StudentT, Wishart)
 
 def listed(priors: Any) -> tuple[Any, ...]:
     """What the argument priors= holds, one or several, as a tuple; names of coefficients as one."""
-    given = priors if isinstance(priors, Sequence) else (priors,)
+    given = priors if isinstance(priors, Sequence) and not isinstance(priors, str) else (priors,)
     return tuple(_named(prior) for prior in given)
 
 
@@ -132,8 +134,8 @@ def _named(prior: Any) -> Any:
     return replace(prior, of=of)
 
 
-def resolve(priors: Any, names: Sequence[str]) -> tuple[Penalty, ...]:
-    """The penalties of a model whose coefficients have these names.
+def resolve(priors: Any, names: Sequence[str], others: Sequence[str] = ()) -> tuple[Penalty, ...]:
+    """The penalties of a model whose coefficients have these names; others: of its dispersion.
 
     Raises:
         ValueError: something that is no penalty, or a coefficient that the model has not.
@@ -141,7 +143,7 @@ def resolve(priors: Any, names: Sequence[str]) -> tuple[Penalty, ...]:
     out = []
     for prior in listed(priors):
         if isinstance(prior, Normal | StudentT):
-            out.append(_placed(prior, names))
+            out.append(_placed(prior, names, others))
         elif callable(prior) and not isinstance(prior, type):
             out.append(prior)
         else:
@@ -152,14 +154,26 @@ def resolve(priors: Any, names: Sequence[str]) -> tuple[Penalty, ...]:
     return tuple(out)
 
 
-def _placed(prior: Normal | StudentT, names: Sequence[str]) -> Penalty:
+def check_degrees(priors: Any, terms: tuple[tuple[Any, ...], ...]) -> None:
+    """Raise a ValueError for a Wishart prior without bound where a variance goes to zero."""
+    largest = max(term.covariance.columns for factor in terms for term in factor)
+    for prior in listed(priors):
+        if isinstance(prior, Wishart) and prior.df is not None and prior.df < largest + 1:
+            raise ValueError(
+                f"priors: Wishart(df={prior.df:g}) has no largest density for {largest} columns of "
+                f"random effects; use df of {largest + 1} or more (None: {largest + 2.5:g})"
+            )
+
+
+def _placed(prior: Normal | StudentT, names: Sequence[str], others: Sequence[str]) -> Penalty:
     wanted = [name for name in names if name != "Intercept"] if prior.of is None else prior.of
-    missing = [name for name in wanted if name not in names]
+    known = [*names, *others]
+    missing = [name for name in wanted if name not in known]
     if missing:
         raise ValueError(
-            f"priors: {missing[0]!r} is no coefficient of this model; it has {', '.join(names)}"
+            f"priors: {missing[0]!r} is no coefficient of this model; it has {', '.join(known)}"
         )
-    positions = tuple(list(names).index(name) for name in wanted)
+    positions = tuple(known.index(name) for name in wanted)
     if isinstance(prior, Normal):
         return Normal(prior.sd, tuple(wanted), prior.mean, positions)
     return StudentT(prior.df, prior.scale, tuple(wanted), prior.mean, positions)
@@ -174,9 +188,18 @@ def penalty(params: Params, model: Model) -> jax.Array:
 
 
 def _chosen(positions: tuple[int, ...] | None, params: Params) -> jax.Array:
-    return params.beta if positions is None else params.beta[jnp.array(positions, int)]
+    if positions is None:
+        return params.beta
+    others = [] if params.dispersion is None else [jnp.ravel(params.dispersion)]
+    return jnp.concatenate([params.beta, *others])[jnp.array(positions, int)]
 
 
-def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not value > 0:
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r}; use a number")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not value > 0:
         raise ValueError(f"{name}={value!r}; use a positive number")

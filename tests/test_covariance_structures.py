@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import scipy.optimize
 from compiling import quick
+from scipy.stats import multivariate_normal
 
 import glmm_jax as gj
 from glmm_jax import covariance, structure
@@ -395,3 +396,27 @@ def test_a_full_covariance_is_as_before() -> None:
     """Every kind has pivots; those of a full one are its diagonal."""
     assert covariance.pivots(Full(3)).tolist() == [True, False, False, True, False, True]
     assert covariance.pivots(AR1(3)).tolist() == [True, False]
+
+
+def test_one_row_for_each_time_of_a_gaussian_panel() -> None:
+    """The correlation tells the variance of the process from that of the residuals."""
+    groups, times = 60, 8
+    rng = np.random.default_rng(1)
+    gap = np.abs(np.subtract.outer(np.arange(times), np.arange(times)))
+    process = rng.normal(size=(groups, times)) @ np.linalg.cholesky(0.8**gap).T
+    data = pd.DataFrame(
+        {
+            "g": np.repeat(np.arange(groups), times),
+            "t": np.tile(np.arange(times), groups),
+            "y": (process + 0.5 * rng.normal(size=process.shape)).ravel(),
+        }
+    )
+    fit = gj.glmer("y ~ 1 + ar1(0 + factor(t) | g)", data)
+    V = fit.varcorr()["sdcor"].to_numpy()  # sd, rho, sigma
+    assert fit.converged
+    np.testing.assert_allclose(V, [1.0, 0.8, 0.5], atol=0.1)
+    # The same density written out.
+    covariance = V[0] ** 2 * V[1] ** gap + V[2] ** 2 * np.eye(times)
+    y = data["y"].to_numpy().reshape(groups, times) - fit.params.iloc[0]
+    expected = multivariate_normal(np.zeros(times), covariance).logpdf(y).sum()
+    assert fit.llf == pytest.approx(expected, abs=1e-6)

@@ -220,7 +220,13 @@ def _require_elementwise(family: Custom) -> None:
     def density(y: Array, eta: Array, *values: Array) -> Array:
         return family.log_prob(y, eta, as_dispersion(values))
 
-    got = jax.eval_shape(density, shaped(3, 1), shaped(3, 2), *(shaped() for _ in family.names))
+    try:
+        got = jax.eval_shape(density, shaped(3, 1), shaped(3, 2), *(shaped() for _ in family.names))
+    except TypeError as error:
+        raise ValueError(
+            f"log_prob= cannot be called ({error}); let it take (y, eta, dispersion), whose "
+            "dispersion is None if the family has no parameters besides eta"
+        ) from error
     if getattr(got, "shape", None) != (3, 2):
         raise ValueError(
             f"log_prob= gives {got} for y of shape (3, 1) and eta of shape (3, 2); let it give the "

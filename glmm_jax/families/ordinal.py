@@ -224,8 +224,9 @@ class Ordinal(Family):
         missing = np.setdiff1d(np.arange(K), np.round(codes))
         if missing.size:
             raise ValueError(
-                f"y: category {missing[0]} of {K} (numbered from 0) has no rows, so its thresholds "
-                "have no estimate; drop it from the levels, or merge it with a neighbour"
+                f"y: category {missing[0]} of 0, ..., {K - 1} has no rows, so its thresholds have "
+                "no estimate; numbers count from 0 without a gap, and other labels are given as "
+                "pd.Categorical(y, ordered=True), without levels that do not occur"
             )
         require_unit_size(self, size, "give weights= for repeated rows")
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.covariance import Structured
+from glmm_jax.families.ordinal import Ordinal
 from glmm_jax.inference import parameter_names, structured
-from glmm_jax.inference.parameter_names import dispersion_names, has_sigma
+from glmm_jax.inference.parameter_names import dispersion_names
 from glmm_jax.inference.varcorr import CovarianceTerm, covariance_terms, triangles, varcorr
 from glmm_jax.objective import marginal
 from glmm_jax.status import Status
@@ -26,8 +27,6 @@ FEW_ROWS = 10
 SPURIOUS_SD = 5.0
 LATENT_LINKS = ("logit", "probit", "cloglog", "loglog")
 ENOUGH_NODES = 11
-# Of the deviance in a parameter on its scale without bounds: a standard error above a hundred.
-NO_CURVATURE = 1e-4
 RANGE = 2.0  # of a correlation: a standard error beyond it leaves every value possible
 # On a log or logit scale: a parameter with such a standard error may be anything.
 UNKNOWN = 10.0
@@ -66,12 +65,13 @@ def warnings(fit: Fit) -> tuple[str, ...]:
             "Rank deficient: these columns are linear combinations of others and were dropped: "
             f"{', '.join(fit.frame.dropped_columns)}."
         )
-    found += _limits(fit)
     if fit.status is not Status.SEPARATION:
         found += _flat_directions(fit)
         found += _undetermined(fit)
         found += _at_limits(fit)
         found += _approximation(fit)
+    if fit.call.settled is False:
+        found += _settled(fit)
     if fit.model.priors:
         count = len(fit.model.priors)
         found.append(
@@ -84,25 +84,35 @@ def warnings(fit: Fit) -> tuple[str, ...]:
 
 def _approximation(fit: Fit) -> list[str]:
     """Where the approximation of the integral may mislead, or has found an optimum of its own."""
-    if not is_binary(fit) or not np.all(np.isfinite(fit.theta)):
+    amount = _outcomes(fit)
+    if amount is None or not np.all(np.isfinite(fit.theta)):
         return []
     spurious, small, fewest = [], [], np.inf
     for block, Lambda in zip(fit.frame.blocks, triangles(fit.frame, fit.theta), strict=True):
         sd = float(np.sqrt(np.max(np.sum(Lambda**2, axis=1))))
-        median = float(np.median(np.bincount(block.index, minlength=len(block.levels))))
+        held = np.bincount(block.index, amount, len(block.levels))
+        median = float(np.median(held[held > 0]))
         if sd > SPURIOUS_SD and fit.family.link.name in LATENT_LINKS:
             spurious.append(_wide(fit, block.grouping, sd))
         elif median < FEW_ROWS and sd > 0 and fit.nagq <= 1:
             small.append(block.grouping)
             fewest = min(fewest, median)
     if small:
+        what = "ordered categories" if isinstance(fit.family, Ordinal) else "0/1 data"
         small = [
             f"Half of the levels of {' and of '.join(dict.fromkeys(small))} have no more than "
-            f"{fewest:g} rows of 0/1 data, for which the Laplace approximation may mislead; "
+            f"{fewest:g} rows of {what}, for which the Laplace approximation may mislead; "
             f"{remedy(fit)}."
         ]
     found = dict.fromkeys(sentence for sentence in spurious if sentence)
     return [*found, *small]
+
+
+def _outcomes(fit: Fit) -> np.ndarray | None:
+    """Outcomes of few values that each row holds: trials, or one; None for other responses."""
+    if fit.family.name not in ("bernoulli", "binomial") and not isinstance(fit.family, Ordinal):
+        return None
+    return np.ones(fit.nobs) if fit.frame.trials is None else fit.frame.trials
 
 
 def _wide(fit: Fit, grouping: str, sd: float) -> str:
@@ -118,15 +128,6 @@ def _wide(fit: Fit, grouping: str, sd: float) -> str:
     return (
         f"{told}or all 1, and {fit.nagq} nodes may be too few for that; see by nagq='auto' whether "
         "more change it."
-    )
-
-
-def is_binary(fit: Fit) -> bool:
-    """Whether every row is one trial with outcome 0 or 1."""
-    trials = fit.frame.trials
-    name = fit.family.name
-    return name == "bernoulli" or (
-        name == "binomial" and (trials is None or bool(np.all(trials == 1)))
     )
 
 
@@ -168,24 +169,6 @@ def has_usable_means(fit: Fit) -> bool:
     """Whether the coefficients of eta are finite: if not, there is nothing to simulate from."""
     flags = np.asarray(fit.estimate.separated)[: len(fit.frame.X_names)]
     return fit.status is not Status.SEPARATION or not flags.any()
-
-
-def _limits(fit: Fit) -> list[str]:
-    """Constant parameters of the family at their limit, where the likelihood has levelled off."""
-    if has_sigma(fit) or not fit.converged:
-        return []
-    curved = np.diag(np.asarray(fit.estimate.hessian))[fit.model.p + fit.model.m :]
-    constant = [name in fit.family.parameters for name in dispersion_names(fit)]
-    return [
-        f"At a limit: the likelihood hardly changes with {name}, estimated as {value:.3g}, so that "
-        "the family is at an end of its range (Poisson for a negative binomial one, no excess of "
-        "zeros for a zero-inflated one). The simpler family fits as well; the standard error of "
-        f"{name} means nothing."
-        for name, value, curvature, alone in zip(
-            dispersion_names(fit), fit.dispersion_params, curved, constant, strict=True
-        )
-        if alone and curvature <= NO_CURVATURE
-    ]
 
 
 def singular_terms(fit: Fit) -> list[str]:
@@ -291,7 +274,7 @@ def _at_limits(fit: Fit) -> list[str]:
         out.append(
             f"Not determined: coefficients of {parameter} without a finite estimate or with little "
             f"information: {named}. Drop or merge these columns of {model.argument}=, or put a "
-            "prior on them."
+            "prior on them (priors.Normal(of=...))."
         )
     return out
 

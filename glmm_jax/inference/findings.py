@@ -74,8 +74,12 @@ def of_estimate(fit: Fit) -> list[Finding]:
             found.append(Finding("Approximation", "problem", sentence))
         elif "Laplace approximation may mislead" in sentence:
             continue  # `_clusters` says more
-        elif sentence.startswith("At a limit"):
+        elif sentence.startswith("Not determined: "):
             found.append(Finding("Convergence", "note", sentence))
+        elif sentence.startswith("The quadrature"):
+            found.append(Finding("Approximation", "problem", sentence))
+        elif "nodes may be too few" in sentence:
+            found.append(Finding("Approximation", "note", sentence))
         elif sentence not in singular:
             advice = "Rescale or centre the covariates, or leave one out."
             found.append(Finding("Convergence", "problem", f"{sentence} {advice}"))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from glmm_jax import covariance
-from glmm_jax.build import PARAMETER_OF, kind_of
+from glmm_jax.build import PARAMETER_OF, coefficient_names, kind_of
 from glmm_jax.covariance import AR1, Covariance, Diagonal, Structured
 from glmm_jax.families.gaussian import Gaussian
 from glmm_jax.formula.frame import CONDITIONAL, RandomBlock
@@ -120,11 +120,7 @@ def dispersion_names(fit: Named) -> list[str]:
     """Names of the coefficients of the family's parameters besides eta, in the engine's order:
     "log(phi)" for a constant, "log(phi): x" for a column of its model.
     """
-    models = {PARAMETER_OF[model.argument]: model for model in fit.frame.parameter_models}
-    out = []
-    for name in fit.family.parameters:
-        out += [f"{name}: {c}" for c in models[name].names] if name in models else [name]
-    return out
+    return coefficient_names(fit.frame, fit.family)
 
 
 def dispersion_errors(fit: Fit) -> np.ndarray:
