@@ -44,8 +44,8 @@ def from_anndata(
     formula : right side, with names of `obs`: "~ time * treatment + (1 | patient)".
     layer : the layer that holds raw counts; None for X.
     size_factors : True for the row totals over all genes here, divided by their median; a column of
-        `obs` or (rows,) positive numbers (taken before genes were left out, say); None for none.
-        Their logarithms are the offset.
+        `obs` or (rows,) positive numbers; None for none. Their logarithms are the offset. Where a
+        few genes make up most of a total, or genes have been left out, give factors of your own.
     settings : anything else that `glmer_many` takes, such as chunk_size, checkpoint or weights.
 
     Returns

@@ -93,7 +93,7 @@ class Power:
         columns = {"": list(map(str, frame.index))}
         for name in frame:
             title = TITLES.get(str(name), str(name))
-            form = ".3f" if name in PROBABILITIES else ".4g"
+            form = ".3f" if name in PROBABILITIES else ".2g" if name == "bias" else ".4g"
             columns[title] = ["" if np.isnan(value) else f"{value:{form}}" for value in frame[name]]
         return [list(row) for row in zip(*([title, *cells] for title, cells in columns.items()),
                                          strict=True)]  # fmt: skip
