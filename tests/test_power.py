@@ -12,7 +12,7 @@ from scipy import stats
 
 from glmm_jax import Power, families, power
 from glmm_jax.formula.frame import Frame, build_frame
-from glmm_jax.many import truth
+from glmm_jax.many import chunks, truth
 
 module = sys.modules["glmm_jax.many.power"]
 
@@ -129,6 +129,23 @@ def test_a_response_depends_on_the_seed_and_its_number_alone(
     lrt = found.fits.models["llf"].iloc[:40] - found.reduced.models["llf"].iloc[:40]  # type: ignore[union-attr]
     p = stats.chi2.sf(2 * lrt, 1)
     assert blocks.frame.loc["likelihood ratio", "power"] == np.mean(p < 0.05)
+
+
+def test_an_interruption_counts_what_is_done(found: Power, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, calls = chunks.estimate_lanes, []
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        calls.append(named)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit(*arguments, **named)
+
+    monkeypatch.setattr(chunks, "estimate_lanes", interrupted)
+    monkeypatch.setattr(module, "LARGEST", 15 * ROWS)
+    part = power(**ARGUMENTS, n=45, seed=1, reduced="~ z + (1 | g)")
+    assert part.n == 30 and list(part.frame.index) == ["Intercept", "x", "z"]
+    np.testing.assert_array_equal(part.fits.columns.estimates, found.fits.columns.estimates[:30])
+    assert any("Interrupted" in note for note in part.notes)
 
 
 def test_any_one_fit_is_a_full_fit(found: Power) -> None:

@@ -106,9 +106,11 @@ def power(
 
     fits = fitted(formula)
     p_value = None
-    if reduced is not None:
+    if reduced is not None and fits.complete:
         smaller = fitted(reduced)
-        p_value = fits.compare(smaller)["p_value"].to_numpy()
+        # After an interruption what is done is counted: the coefficients.
+        if smaller.complete:
+            p_value = fits.compare(smaller)["p_value"].to_numpy()
     return Power(
         frame=_counted(fits, np.asarray(true.beta), alpha, p_value),
         fits=fits,
