@@ -139,6 +139,38 @@ def bootstrap(results: dict[str, Any]) -> str:
     return rows_of(["case", "replicates", "program", "time", "/ our first, later calls"], body)
 
 
+def many(results: dict[str, Any]) -> str:
+    """Many models of one design."""
+    body = []
+    for case in results["cases"]:
+        for name, entry in case["entries"].items():
+            title = f"{case['title']} ({case['models']:,} models)"
+            if "per_second" not in entry:
+                body.append([title, name, entry.get("not_run") or entry["error"], *[""] * 8])
+                continue
+            found = entry.get("compared", {})
+            gap = ""
+            if found.get("loglik_minus_ours_least") is not None:
+                least, most = (found[f"loglik_minus_ours_{end}"] for end in ("least", "most"))
+                gap = f"{least:+.1e} to {most:+.1e} ({found['models']})"
+            fits, failed = entry["models"] * len(entry["seconds"]), entry["failed"][-1]
+            share = ""
+            if name in case["shares"]:
+                share, failed = f" ({fits:,} fits, scaled)", sum(entry["failed"])
+            body.append([
+                title, name + share, f"{entry['per_second']:,.4g}",
+                f"{entry['per_second_first']:,.4g}", seconds(entry["cpu_per_model"]),
+                ratio(entry.get("ratio")), ratio(entry.get("ratio_first")),
+                ratio(entry.get("ratio_cpu")), gap, f"{failed:.0f}",
+                f"{entry['peak_bytes'] / 2**20:.0f} MiB" if entry.get("peak_bytes") else "",
+            ])  # fmt: skip
+    head = ["case", "program", "models / s", "in the first call", "CPU a model", "ours / it",
+            "ours with compiling / it", "CPU / ours", "logLik minus ours (models)",
+            "not converged",
+            "peak memory"]  # fmt: skip
+    return rows_of(head, body)
+
+
 def objectives(results: dict[str, Any]) -> str:
     """Cost of deviances and gradients."""
     body = [
@@ -208,6 +240,7 @@ KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cold_start": ("Fresh processes", cold_start),
     "profiles": ("Profile likelihood", profiles),
     "bootstrap": ("Parametric bootstrap", bootstrap),
+    "many": ("Many models", many),
     "objectives": ("Cost of an objective", objectives),
     "coverage": ("Coverage of confidence intervals", coverage),
     "small_clusters": ("Small clusters of 0/1 data", small_clusters),

@@ -6,13 +6,13 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from glmm_jax import datasets, families, links, priors
+from glmm_jax import datasets, families, links, many, priors
 from glmm_jax.batch import estimate_many
 from glmm_jax.build import build_model
 from glmm_jax.estimate import Estimate, estimate
 from glmm_jax.glmer import glmer
 from glmm_jax.inference.anova import anova
-from glmm_jax.many import ManyFits, glmer_many
+from glmm_jax.many import ManyFits, Power, glmer_many, power
 from glmm_jax.model import Model, Params
 from glmm_jax.objective.marginal import deviance
 from glmm_jax.pirls import conditional_mode
@@ -32,6 +32,7 @@ __all__ = [
     "ManyFits",
     "Model",
     "Params",
+    "Power",
     "Status",
     "anova",
     "build_model",
@@ -45,6 +46,8 @@ __all__ = [
     "glmer_many",
     "links",
     "load",
+    "many",
+    "power",
     "priors",
 ]
 

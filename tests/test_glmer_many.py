@@ -122,6 +122,21 @@ def test_missing_values_zeros_and_numbers_of_a_model(
     np.testing.assert_array_equal(among.columns.estimates[others], fits.columns.estimates[others])
 
 
+def test_a_separated_coefficient_has_no_test(design: pd.DataFrame, counts: pd.DataFrame) -> None:
+    """Counts only where x is large: neither coefficient has a finite estimate, and the Hessian is
+    zero to rounding, of which no p-value may be made."""
+    y = counts.assign(gene4=np.where(design["x"] > 1, 3, 0))
+    data = design.assign(large=(design["x"] > 1).astype(float))
+    found = glmer_many("~ large + (1 | g)", data, "poisson", responses=y)
+    assert found.models.loc["gene4", "status"] == Status.SEPARATION.name
+    rows = found.coefficients.query("model == 'gene4'")
+    assert rows[["std_error", "statistic", "p_value", "p_adjusted"]].isna().all(axis=None)
+    others = found.coefficients.query("model != 'gene4'").groupby("term")
+    for _, table in others:
+        expected = stats.false_discovery_control(table["p_value"])
+        np.testing.assert_allclose(table["p_adjusted"], expected)
+
+
 def test_forms_of_responses_and_chunks_give_the_same(
     design: pd.DataFrame, counts: pd.DataFrame, fits: ManyFits
 ) -> None:

@@ -104,9 +104,17 @@ def draw(fit: Fit, seed: int, first: int, count: int, random: str) -> jax.Array:
 
     To be called inside `engine()`.
     """
+    params, u = fit.estimate.params, fit.estimate.u
+    return draws_of(params, u, fit.model, seed, first, count, random == "new")
+
+
+def draws_of(
+    params: Params, u: Any, model: Model, seed: int, first: int, count: int, new: bool = True
+) -> jax.Array:
+    """`draw` of any parameters and model; of u, (q,), the shape alone counts where new."""
     numbers = np.arange(first, first + count)
-    arrays = jax.tree.map(jnp.asarray, (fit.estimate.params, fit.estimate.u))
-    return run(_draws, *arrays, fit.model, np.int64(seed), numbers, new=random == "new")
+    arrays = jax.tree.map(jnp.asarray, (params, u))
+    return run(_draws, *arrays, model, np.int64(seed), numbers, new=new)
 
 
 @partial(jax.jit, static_argnames="new")

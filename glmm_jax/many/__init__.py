@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from glmm_jax.many.anndata import from_anndata, to_var
 from glmm_jax.many.glmer_many import glmer_many
+from glmm_jax.many.power import power
+from glmm_jax.many.power_table import Power
 from glmm_jax.many.table import ManyFits
 
-__all__ = ["ManyFits", "glmer_many"]
+__all__ = ["ManyFits", "Power", "from_anndata", "glmer_many", "power", "to_var"]
