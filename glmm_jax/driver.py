@@ -31,7 +31,7 @@ from glmm_jax.optimize import start as starting
 from glmm_jax.runtime import engine, run
 from glmm_jax.status import Status
 
-FIRST_STEPS = 16  # evaluations of the gradient in the first pass; the usual fit takes 5 to 10
+FIRST_STEPS = 24  # evaluations of the gradient in the first pass; the usual fit takes 5 to 18
 BLOCK = 256  # lanes in a call of the program on a CPU
 ACCELERATOR_BLOCK = 16_384
 TOGETHER = 16  # lanes side by side on a CPU: enough to amortise an operation, few to wait for
@@ -129,7 +129,7 @@ def estimate_lanes(
     settings : from `estimate.checked`.
     start : parameters that every search starts from; None for starting values of each lane.
     devices : see `plan`.
-    told : called with the number of lanes a block has finished and how many of them failed.
+    told : called with how many lanes a block has done, and at the end with how many failed.
     """
     B = jax.tree.leaves(lanes)[0].shape[0]
     how = plan(model, lanes, devices)
@@ -149,6 +149,8 @@ def estimate_lanes(
             again = _run(model, lanes, begin, left, second, settings)
             better = ~np.isin(again.status, (*UNFINISHED, *FAILED))
             _put(found, left[better], jax.tree.map(lambda a: a[better], again))
+    if told is not None:
+        told(0, int(np.sum(np.isin(found.status, (*UNFINISHED, *FAILED)))))
     return found
 
 
@@ -206,8 +208,7 @@ def _run(
     for b, part in _in_threads(one, len(blocks), how.threads):
         parts[b] = part
         if told is not None:
-            bad = np.isin(part.status, (*UNFINISHED, *FAILED))
-            told(len(part.status), int(np.sum(bad)))
+            told(len(part.status), 0)
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 

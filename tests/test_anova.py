@@ -13,7 +13,7 @@ from reference_cases import case
 
 from glmm_jax import Fit, Status, anova, datasets, families, glmer
 from glmm_jax.formula.frame import Frame, build_frame
-from glmm_jax.inference.anova import _mixture
+from glmm_jax.inference.anova import mixture
 from glmm_jax.inference.nesting import Verdict, nesting
 
 
@@ -94,8 +94,8 @@ def test_the_p_value_of_one_variance_is_that_of_half_a_space() -> None:
         ratio = np.sum(z**2, axis=1)
         for at in (0.5, 2.0, 6.0):
             share = np.mean(ratio >= at)
-            assert abs(_mixture(at, df) - share) < 4 * np.sqrt(share / len(z))
-    assert _mixture(0.0, 1) == _mixture(-1e-9, 1) == 1.0
+            assert abs(mixture(at, df) - share) < 4 * np.sqrt(share / len(z))
+    assert mixture(0.0, 1) == mixture(-1e-9, 1) == 1.0
 
 
 def test_what_the_boundary_does_is_said() -> None:

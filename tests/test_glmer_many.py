@@ -324,6 +324,7 @@ def test_a_bar_counts_models_and_failures(
         ({"responses": pd.DataFrame({"a": np.ones(N), "b": -np.ones(N)})}, "column 'b': y"),
         ({"formula": "log(y) ~ x + (1 | g)"}, "its left side is"),
         ({"formula": "x + (1 | g)"}, "write '~ terms"),
+        ({"formula": "x ~ x + (1 | g)"}, "'x' is the name of the responses on its left"),
         ({"chunk_size": 0}, "chunk_size=0"),
         ({"offset": np.zeros((N, 3))}, "offset has 3 columns for 30 responses"),
         ({"weights": np.zeros((N, B))}, "weights: values for the response 'gene0'"),
@@ -343,3 +344,10 @@ def test_bad_input_is_named(
     arguments = {"formula": FORMULA, "data": design, "family": "poisson", "responses": counts}
     with pytest.raises(ValueError, match=words):
         glmer_many(**{**arguments, **changes})
+
+
+def test_a_predictor_may_have_any_name(design: pd.DataFrame, counts: pd.DataFrame) -> None:
+    renamed = design.rename(columns={"x": "response"})
+    found = glmer_many("~ response + (1 | g)", renamed, "poisson", responses=counts.iloc[:, :2])
+    single = alone(FORMULA, design, counts["gene0"], "poisson")
+    assert found.models.loc["gene0", "llf"] == pytest.approx(single.llf, abs=1e-6)

@@ -64,7 +64,9 @@ def opened(path: Any, design: str) -> Checkpoint:
     Raises:
         ValueError: the folder cannot be made or written to, or holds chunks of another run.
     """
-    folder = Path(archive.as_path(path))
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"checkpoint={path!r}; give the name of a folder")
+    folder = Path(os.fsdecode(path))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -141,7 +141,8 @@ def _enter(columns: Columns, at: np.ndarray, found: Estimate, chunk: Chunk) -> N
     errors = np.where(shown, np.sqrt(np.where(shown, variances, 1.0)), np.nan)
     # A coefficient without a finite estimate has no standard error. What the Hessian says of it is
     # rounding, and a test made of that would be among the smallest p-values of all models.
-    errors[:, :p] = np.where(found.separated, np.nan, errors[:, :p])
+    coefficients = np.r_[:p, p + m : flat.shape[1]]
+    errors[:, coefficients] = np.where(found.separated, np.nan, errors[:, coefficients])
     columns.errors[np.ix_(at, chunk.places)] = errors
     columns.deviance[at] = found.deviance
     columns.status[at] = found.status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,10 +147,17 @@ def _with_response(
     if not tilde:
         raise ValueError(f"formula={formula!r}; write '~ terms + (1 | group)', as text")
     name = left.strip() or "response"
+    while not left.strip() and name in data:
+        name += "_"
     if not name.isidentifier():
         raise ValueError(
             f"formula: its left side is {name!r}, but the responses are those of responses=; leave "
             "it out, or write one name for all of them"
+        )
+    if name in data and re.search(rf"\b{name}\b", right):
+        raise ValueError(
+            f"formula: {name!r} is the name of the responses on its left and a column of data on "
+            "its right; leave the left side out"
         )
     if trials is None:
         return f"{name} ~{right}", data.assign(**{name: y})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from glmm_jax.covariance import Structured
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame
 from glmm_jax.inference.varcorr import covariance_terms, theta_names
@@ -72,6 +73,11 @@ def covariance_parameters(sd: Any, theta: Any, frame: Frame) -> np.ndarray:
         found |= {(grouping, name): float(one) for name, one in zip(needed, each, strict=True)}
     parts = []
     for term in terms:
+        if isinstance(term.kind, Structured):
+            raise ValueError(
+                f"sd=: {term.block.structure}(... | {term.block.grouping}) has a correlation too; "
+                "give theta="
+            )
         row, column = term.kind.entries()
         own = np.array([found[term.block.grouping, name] for name in term.block.names])
         parts.append(np.where(row == column, own[row], 0.0))
