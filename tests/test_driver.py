@@ -66,7 +66,7 @@ def same(first: Estimate, second: Estimate, at: Any) -> None:
 
 
 def test_each_lane_is_its_model_alone(model: Model, responses: np.ndarray, found: Estimate) -> None:
-    one = jax.jit(lambda y: estimate(replace(model, y=y)))
+    one = quick(lambda y: estimate(replace(model, y=y)))
     for i in range(5):
         alone = one(jnp.asarray(responses[i]))
         assert int(found.status[i]) == int(alone.status) == Status.CONVERGED

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from compiling import quick
 from reference_cases import case
 
 import glmm_jax as gj
@@ -155,7 +156,7 @@ def batch() -> tuple[gj.Model, np.ndarray, gj.Estimate]:
     rng = np.random.default_rng(0)
     Y = rng.binomial(np.asarray(model.size).astype(int), 0.2, (6, model.n)).astype(float)
     Y[2], Y[4] = np.nan, 0.0
-    together = jax.jit(jax.vmap(lambda y: gj.estimate(model.replace(y=y))))
+    together = quick(jax.vmap(lambda y: gj.estimate(model.replace(y=y))))
     return model, Y, together(jnp.asarray(Y))
 
 
@@ -218,7 +219,7 @@ def test_estimates_are_differentiable_in_the_data() -> None:
     model = gj.build_model("count ~ x + (1 | g)", frame(), "poisson")
     start = gj.estimate(model).params
 
-    @jax.jit
+    @quick
     def numbers(offset: jax.Array, start: gj.Params) -> jax.Array:
         found = gj.estimate(model.replace(offset=offset), start=start)
         deviance = found.deviance[None]
