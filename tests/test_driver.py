@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from compiling import quick
 
 from glmm_jax import Model, build_model, driver, estimate
 from glmm_jax.driver import estimate_lanes
