@@ -412,9 +412,10 @@ def test_one_row_for_each_time_of_a_gaussian_panel() -> None:
         }
     )
     fit = gj.glmer("y ~ 1 + ar1(0 + factor(t) | g)", data)
-    V = fit.varcorr()["sdcor"].to_numpy()  # sd, rho, sigma
+    table = fit.varcorr()  # sd, rho, sigma
+    V = table["sdcor"].to_numpy()
     assert fit.converged
-    np.testing.assert_allclose(V, [1.0, 0.8, 0.5], atol=0.1)
+    np.testing.assert_array_less(np.abs(V - [1.0, 0.8, 0.5]), 3 * table["se"].to_numpy())
     # The same density written out.
     covariance = V[0] ** 2 * V[1] ** gap + V[2] ** 2 * np.eye(times)
     y = data["y"].to_numpy().reshape(groups, times) - fit.params.iloc[0]

@@ -219,7 +219,7 @@ def test_estimates_are_differentiable_in_the_data() -> None:
     model = gj.build_model("count ~ x + (1 | g)", frame(), "poisson")
     start = gj.estimate(model).params
 
-    @quick
+    @jax.jit
     def numbers(offset: jax.Array, start: gj.Params) -> jax.Array:
         found = gj.estimate(model.replace(offset=offset), start=start)
         deviance = found.deviance[None]

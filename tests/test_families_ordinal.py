@@ -306,7 +306,7 @@ def test_fit_and_quadrature_against_direct_integration():
         (lambda: Ordinal(categories=3).check([0, 1, 3, 2]), "at most 2; got 3 in row 2"),
         (lambda: Ordinal(categories=3).check([0, 1, 0.5]), "0.5 in row 2"),
         (lambda: Ordinal(categories=3).check([0, -1, 2]), "-1 in row 1"),
-        (lambda: Ordinal(categories=4).check([0, 1, 3]), "category 2 of 4 .* has no rows"),
+        (lambda: Ordinal(categories=4).check([0, 1, 3]), "category 2 of 0, ..., 3 has no rows"),
         (lambda: Ordinal(categories=3).check([0, 1, 2], [1, 2, 1]), "ordinal family has none"),
         (lambda: Ordinal().matched(["low", "high"]), "numbers"),
         (lambda: Ordinal(categories=3).log_prob(jnp.ones(1), jnp.ones(1)), "2 parameters"),

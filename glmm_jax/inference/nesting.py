@@ -42,8 +42,7 @@ def nesting(small: Frame, large: Frame) -> Nesting:
     Sum_t Z_t (I x V_t) Z_t' of the smaller model, V_t positive semidefinite, is one of the larger.
     """
     extra = np.column_stack([small.X, small.offset - large.offset])
-    inside = spanned(extra, large.X) and _parameters_inside(small, large)
-    fixed = Verdict.INSIDE if inside else Verdict.OUTSIDE
+    fixed = Verdict.INSIDE if spanned(extra, large.X) else Verdict.OUTSIDE
     small_blocks, large_blocks = _separate(small.blocks), _separate(large.blocks)
     zero = _random_inside(small_blocks, large_blocks)
     if zero is not None:
@@ -55,15 +54,6 @@ def nesting(small: Frame, large: Frame) -> Nesting:
         for part in small.parts
     )
     return Nesting(fixed, Verdict.OUTSIDE if outside else Verdict.UNDECIDED, None)
-
-
-def _parameters_inside(small: Frame, large: Frame) -> bool:
-    """Whether the models of the family's other parameters, constants where there are none, are
-    inside those of the larger model."""
-    constant = np.ones((len(small.y), 1))
-    own, other = ({m.argument: m.X for m in f.parameter_models} for f in (small, large))
-    names = own.keys() | other.keys()
-    return all(spanned(own.get(n, constant), other.get(n, constant)) for n in names)
 
 
 def _separate(blocks: tuple[RandomBlock, ...]) -> tuple[RandomBlock, ...]:
