@@ -400,7 +400,7 @@ def test_a_full_covariance_is_as_before() -> None:
 
 def test_one_row_for_each_time_of_a_gaussian_panel() -> None:
     """The correlation tells the variance of the process from that of the residuals."""
-    groups, times = 60, 8
+    groups, times = 200, 8
     rng = np.random.default_rng(1)
     gap = np.abs(np.subtract.outer(np.arange(times), np.arange(times)))
     process = rng.normal(size=(groups, times)) @ np.linalg.cholesky(0.8**gap).T
