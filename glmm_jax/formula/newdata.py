@@ -96,8 +96,8 @@ def new_frame(
     vector = None
     if argument is not None:
         name, numbers = read_vector("offset", argument, newdata)
-        if np.isnan(numbers).any():
-            count = int(np.isnan(numbers).sum())
+        count = int(np.isnan(numbers).sum())
+        if count:
             raise ValueError(f"offset: {count} values are missing; fill them in, with 0 for none")
         vector = checked("offset", name, numbers)
     blocks = []

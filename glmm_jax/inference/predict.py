@@ -254,9 +254,8 @@ def _on_response_scale(family: Family, columns: dict[str, np.ndarray]) -> dict[s
     """Means in place of linear predictors, by column; the limits in increasing order."""
     eta = columns["fit"]
     mu, slope = _means(family.link, eta)
-    out = {"fit": mu}
     valid = _valid(family, mu)
-    out["fit"] = np.where(valid, mu, np.nan)
+    out = {"fit": np.where(valid, mu, np.nan)}
     if "se" in columns:
         out["se"] = np.where(valid, slope * columns["se"], np.nan)
     if "lower" in columns:
