@@ -29,6 +29,11 @@ CACHE_VARIABLE = "GLMM_JAX_CACHE"
 # programs used last are kept, older ones are dropped (and reloaded from disk when needed again).
 MOST_PROGRAMS = 16
 
+# XLA's CPU runtime loses a step of some programs that it schedules for concurrency, and then waits
+# for ever (jaxlib 0.10.2, two cores: of fits with an AR(1) term of 120 groups or more and 8 times,
+# 0 of 7 ended; scheduled for memory, 9 of 9). Warm fits take a tenth less time so, besides.
+CAREFUL = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
 # For small data a CPU compiler that works less hard: compilation falls by two fifths, a fit of a
 # few milliseconds takes a fifth longer (2,000 rows: 6.6 to 3.2 s of CPU against 2.1 to 2.5 ms).
 QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
@@ -105,8 +110,7 @@ def run(
     if compiled is None:
         if stage is not None:
             stage("compiling")
-        options = _quick_options() if quick else None
-        compiled = function.lower(*arrays, **static).compile(compiler_options=options)
+        compiled = function.lower(*arrays, **static).compile(compiler_options=_options(quick))
         function.clear_cache()  # or JAX would keep what is dropped below
         with _lock:
             _programs[key] = compiled
@@ -118,15 +122,23 @@ def run(
 
 
 @cache
-def _quick_options() -> dict[str, Any] | None:
-    """QUICK where this backend and this version of XLA know the options, else None."""
+def _options(quick: bool) -> dict[str, Any] | None:
+    """Options of the CPU compiler that this version of XLA knows and XLA_FLAGS does not set."""
     if jax.default_backend() != "cpu":
         return None
+    given = os.environ.get("XLA_FLAGS", "")
+    wanted = CAREFUL | (QUICK if quick else {})
+    return {name: value for name, value in wanted.items() if name not in given and _known(name)}
+
+
+def _known(option: str) -> bool:
+    """Whether this version of XLA has an option: it refuses a program compiled with another."""
+    value = (CAREFUL | QUICK)[option]
     try:
-        jax.jit(lambda x: x).lower(jnp.zeros(())).compile(compiler_options=QUICK)
-    except jax.errors.JaxRuntimeError:  # an unknown option: there is nothing to save
-        return None
-    return QUICK
+        jax.jit(lambda x: x).lower(jnp.zeros(())).compile(compiler_options={option: value})
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def programs() -> int:

@@ -14,23 +14,30 @@ from pathlib import Path
 
 import jax
 import pytest
-from compiling import UNOPTIMISED
-
-from glmm_jax import runtime
 
 ROOT = Path(__file__).parent.parent
+
+# A test runs its program once or twice on small data: compiling it costs a thousand times what
+# running it does, and a quarter of that at this level of optimisation. The last option is the
+# package's own (see runtime.CAREFUL), for programs that the tests compile themselves. Processes
+# that a test starts inherit the variable.
+UNOPTIMISED = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+)
+os.environ["XLA_FLAGS"] = f"{UNOPTIMISED} {os.environ.get('XLA_FLAGS', '')}"
 
 
 def pytest_configure() -> None:
     jax.config.update("jax_enable_x64", True)
     # A (n,) array met with a (q, n) one is nearly always a mistake; write the axis out.
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
-    # What the analysts' layer compiles small programs with; a test runs them once or twice.
-    runtime.QUICK.update(UNOPTIMISED)
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+    jax.config.update("jax_compilation_cache_dir", folder)
     # JAX keeps only programs that took a second; here many take a tenth of that.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    seconds = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
 
 
 LARGEST = 3e9  # bytes

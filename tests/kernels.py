@@ -7,15 +7,12 @@ import sys
 from pathlib import Path
 
 import nbformat
-from compiling import UNOPTIMISED
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).parent.parent
-# Run before the first cell where a notebook compiles much: as conftest.py does for other tests.
-IN_A_HURRY = f"import glmm_jax.runtime\nglmm_jax.runtime.QUICK.update({UNOPTIMISED!r})"
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -32,30 +29,24 @@ def stored(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def executed(path: Path, question: str, work: Path, before: str = "") -> NotebookNode:
+def executed(path: Path, question: str, work: Path) -> NotebookNode:
     """The notebook as it comes out of a fresh kernel now, in the folder `work`.
 
-    Its last cell is the code `question`, which is no part of the notebook; the code `before` runs
-    first and leaves no cell.
+    Its last cell is the code `question`, which is no part of the notebook.
     """
     notebook = stored(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     notebook.cells.append(nbformat.v4.new_code_cell(question))
-    if before:
-        notebook.cells.insert(0, nbformat.v4.new_code_cell(before))
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "IPYTHONDIR": str(work / "ipython"),
     }
-    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
     client = NotebookClient(notebook, kernel_manager_class=ThisInterpreter, timeout=300)
     client.execute(env=environment, cwd=str(work))
-    if before:
-        del notebook.cells[0]
     return notebook
 
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from compiling import quick
 
 from glmm_jax import Model, Params, build_model, estimate
 from glmm_jax.batch import estimate_many, estimate_responses, stacked
@@ -45,7 +44,7 @@ def responses(model: Model) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def alone(model: Model, responses: jax.Array) -> list[Estimate]:
-    one = quick(lambda y: estimate(replace(model, y=y)))
+    one = jax.jit(lambda y: estimate(replace(model, y=y)))
     return [one(y) for y in responses]
 
 
@@ -60,7 +59,7 @@ def same(found: Estimate, i: int, single: Estimate) -> None:
 def test_each_estimate_is_that_of_its_response_alone(
     model: Model, responses: jax.Array, alone: list[Estimate]
 ) -> None:
-    found = quick(estimate_responses)(model, responses)
+    found = jax.jit(estimate_responses)(model, responses)
     assert found.params.beta.shape == (B, model.p)
     assert found.hessian.shape == (B, model.p + model.m, model.p + model.m)
     for i, single in enumerate(alone):
@@ -71,7 +70,7 @@ def test_from_a_common_start_it_is_the_same(
     model: Model, responses: jax.Array, alone: list[Estimate]
 ) -> None:
     start = Params(jnp.array([0.4, 0.3]), jnp.array([0.5]))
-    found = quick(estimate_responses)(model, responses, start=start)
+    found = jax.jit(estimate_responses)(model, responses, start=start)
     for i, single in enumerate(alone):
         same(found, i, single)
 
@@ -81,7 +80,7 @@ def test_models_of_one_shape_go_together(
 ) -> None:
     many = [replace(model, y=y) for y in responses]
     for models in (many, stacked(many)):
-        found = quick(partial(estimate_many, batch_size=2))(models)
+        found = jax.jit(partial(estimate_many, batch_size=2))(models)
         for i, single in enumerate(alone):
             same(found, i, single)
 
@@ -105,7 +104,7 @@ def test_a_response_without_an_estimate_harms_no_other(alone: list[Estimate]) ->
 def test_derivatives_are_those_of_differences(model: Model, responses: jax.Array) -> None:
     y, direction = responses[:2], jnp.asarray(np.random.default_rng(5).normal(size=(2, N)))
 
-    @quick
+    @jax.jit
     def both(y: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.jvp(lambda y: estimate_responses(model, y).params.beta, (y,), (direction,))
 

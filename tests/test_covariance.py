@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 
 from glmm_jax.covariance import Diagonal, Full, canonical, factor, parameters
 
 NONE = 1e-9
 
 
-@quick
+@jax.jit
 def chosen(Lambda: jax.Array, tolerance: jax.Array) -> jax.Array:
     return canonical(Lambda, tolerance)
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.optimize
-from compiling import quick
 from scipy.stats import multivariate_normal
 
 import glmm_jax as gj
@@ -154,7 +153,7 @@ def test_the_optimum_of_glmmtmb_is_an_optimum(name: str, data: pd.DataFrame) -> 
     phi = 2.0 * np.array(record["betad"]) if record["betad"] else None
     dispersion = None if phi is None else jnp.asarray(0.5 * phi[0])  # betad is log(sigma^2)
     params = gj.Params(jnp.asarray(record["beta"]), jnp.asarray(theta), dispersion)
-    value, slope = quick(jax.value_and_grad(gj.deviance))(params, model)
+    value, slope = jax.jit(jax.value_and_grad(gj.deviance))(params, model)
     np.testing.assert_allclose(-0.5 * value, record["logLik"], atol=1e-7)
     # Twelve digits of the estimates leave this much; a unit of beta changes it by hundreds.
     assert np.all(np.abs(flatten(slope)) < 1e-6)
@@ -178,7 +177,7 @@ def test_value_gradient_and_hessian_against_the_dense_twin(data: pd.DataFrame) -
     gradient = jax.value_and_grad(value)
     v = jnp.asarray(rng.normal(size=x.size))
 
-    @quick
+    @jax.jit
     def both(x: jax.Array, model: gj.Model) -> Any:
         """Value, gradient, and the Hessian times v."""
         return jax.jvp(lambda x: gradient(x, model), (x,), (v,))

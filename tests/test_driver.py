@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from compiling import quick
 
 from glmm_jax import Model, build_model, driver, estimate
 from glmm_jax.driver import estimate_lanes
@@ -67,7 +66,7 @@ def same(first: Estimate, second: Estimate, at: Any) -> None:
 
 
 def test_each_lane_is_its_model_alone(model: Model, responses: np.ndarray, found: Estimate) -> None:
-    one = quick(lambda y: estimate(replace(model, y=y)))
+    one = jax.jit(lambda y: estimate(replace(model, y=y)))
     for i in range(5):
         alone = one(jnp.asarray(responses[i]))
         assert int(found.status[i]) == int(alone.status) == Status.CONVERGED
@@ -179,9 +178,6 @@ import jax
 if sys.argv[1] == "processes":
     jax.distributed.initialize(sys.argv[2], num_processes=2, process_id=int(sys.argv[3]))
 jax.config.update("jax_enable_x64", True)
-from compiling import UNOPTIMISED
-from glmm_jax import runtime
-runtime.QUICK.update(UNOPTIMISED)
 import numpy as np
 import pandas as pd
 from glmm_jax import glmer_many
@@ -208,7 +204,7 @@ def started(table: Path, *arguments: str, devices: int = 1) -> subprocess.Popen[
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(root.parent), str(root)]),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
     words = [*arguments, *[""] * (3 - len(arguments)), str(table)]

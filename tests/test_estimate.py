@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
-from compiling import quick
 from reference_cases import case
 
 import glmm_jax as gj
@@ -156,7 +155,7 @@ def batch() -> tuple[gj.Model, np.ndarray, gj.Estimate]:
     rng = np.random.default_rng(0)
     Y = rng.binomial(np.asarray(model.size).astype(int), 0.2, (6, model.n)).astype(float)
     Y[2], Y[4] = np.nan, 0.0
-    together = quick(jax.vmap(lambda y: gj.estimate(model.replace(y=y))))
+    together = jax.jit(jax.vmap(lambda y: gj.estimate(model.replace(y=y))))
     return model, Y, together(jnp.asarray(Y))
 
 

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from scipy import optimize, special, stats
 
 from glmm_jax import families
@@ -221,7 +220,7 @@ def totals(row, order):
         return jnp.sum(function(jnp.array(ETA) + x[0]))
 
     gradient = jax.grad(value)
-    return quick(lambda x: (value(x), gradient(x), jax.jacfwd(gradient)(x)))
+    return jax.jit(lambda x: (value(x), gradient(x), jax.jacfwd(gradient)(x)))
 
 
 def _derivative(f):
@@ -266,7 +265,7 @@ def test_finite_with_derivatives_far_out(row):
     third = jax.jacfwd(jax.jacfwd(first, 1), 1)
     both = jax.jacfwd(first, 2)
     functions = (everything, first, third, both)
-    run = quick(jax.vmap(lambda y, eta: [f(y, eta, x) for f in functions], (None, 0)))
+    run = jax.jit(jax.vmap(lambda y, eta: [f(y, eta, x) for f in functions], (None, 0)))
     for y in {"unit": (0.01, 0.9), "trials": (0.0, 4.0, 9.0)}.get(row.support, (1.0, 7.0)):
         for values in run(jnp.asarray(y), eta):
             assert np.all(np.isfinite(values)), (y, values)
@@ -316,7 +315,7 @@ def test_moments_of_the_response_and_of_the_score(row):
         arguments = y, eta_wide, dispersion, size_wide
         return family.log_prob(*arguments), family.score(*arguments), family.curvature(*arguments)
 
-    log_density, score, curvature = (np.asarray(a) for a in quick(at)(jnp.array(points)))
+    log_density, score, curvature = (np.asarray(a) for a in jax.jit(at)(jnp.array(points)))
     probability = np.where(weight > 0, np.exp(log_density) * weight, 0.0)
 
     def expectation(values):
@@ -392,7 +391,7 @@ def test_limits_of_large_and_small_dispersion(limit):
     y, eta = jnp.array(y), jnp.array(ETA)
     size = None if size is None else jnp.array(size)
 
-    @quick
+    @jax.jit
     def at(log_phi):
         def value(log_phi):
             return jnp.sum(family.log_prob(y, eta, log_phi, size))
@@ -431,7 +430,7 @@ def test_tweedie_series_over_the_range_of_dispersions(power):
     """From one term that matters (large phi) to a thousand (phi = 0.001, or p near 2)."""
     y, eta = np.array([0.0, 1e-4, 0.1, 1.0, 300.0]), np.full(5, 0.3)
     psi = math.log((power - 1) / (2 - power))
-    log_prob = quick(lambda *a: Tweedie().log_prob(jnp.array(y), jnp.array(eta), a))
+    log_prob = jax.jit(lambda *a: Tweedie().log_prob(jnp.array(y), jnp.array(eta), a))
     for phi in (0.001, 0.03, 1.0, 30.0):
         got = log_prob(jnp.asarray(math.log(phi)), jnp.asarray(psi))
         np.testing.assert_allclose(got, tweedie(y, np.exp(eta), phi, power), rtol=1e-11, atol=1e-11)
@@ -440,7 +439,7 @@ def test_tweedie_series_over_the_range_of_dispersions(power):
 @pytest.mark.parametrize("phi", [0.02, 0.3, 1.0, 2.0, 20.0])
 def test_conway_maxwell_poisson_over_the_range_of_means(phi):
     mu = np.array([1e-5, 0.1, 1.0, 7.0, 30.0, 150.0])
-    log_prob = quick(ConwayMaxwellPoisson().log_prob)
+    log_prob = jax.jit(ConwayMaxwellPoisson().log_prob)
     tolerance = 1e-11 if phi <= 2 else 1e-10  # as documented: not all integers are summed then
     for y in (np.zeros(6), np.round(mu), np.round(mu + 2 * np.sqrt(phi * mu) + 1)):
         got = log_prob(jnp.array(y), jnp.log(jnp.array(mu)), jnp.asarray(math.log(phi)))
@@ -460,7 +459,7 @@ def test_conway_maxwell_poisson_expansion_continues_the_sum(phi):
             return jnp.sum(density(y, log_mu, nu))
 
         first = jax.grad(total, (0, 1))
-        return quick(
+        return jax.jit(
             lambda *x: (density(y, *x), first(*x), jax.jvp(first, x, tuple(map(jnp.ones_like, x))))
         )
 
@@ -536,7 +535,7 @@ def test_start_parameters_are_finite_for_awkward_data(row):
 def test_single_precision(row):
     """The dtype that is given is kept, and its digits."""
 
-    @quick
+    @jax.jit
     def at(y, eta, x, size):
         dispersion = None if len(x) == 0 else x[0] if len(x) == 1 else tuple(x)
         return row.family.log_prob(y, eta, dispersion, size)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_cases
-from compiling import quick
 from scipy import integrate, optimize, stats
 
 from glmm_jax import families, links
@@ -125,7 +124,7 @@ def test_both_ways_of_the_probit_interval_meet():
         second = jax.grad(lambda a: jnp.sum(jax.grad(value)(a, log_gap)))(a)
         return log_interval(links.Probit(), a, log_gap), jax.grad(value)(a, log_gap), second
 
-    everything = quick(everything)
+    everything = jax.jit(everything)
     below, above = everything(border - 1e-9), everything(border + 1e-9)
     for one, other in zip(below, above, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-7)
@@ -148,7 +147,7 @@ def test_derivatives_against_differences(link):
 
         return sum(w * (at(k) - at(-k)) for k, w in enumerate(weights, 1)) / h
 
-    @quick
+    @jax.jit
     def exact():
         directions = [
             tuple(jnp.full_like(eta, float(i == j)) for j in range(len(point))) for i in range(4)
@@ -157,8 +156,8 @@ def test_derivatives_against_differences(link):
             [jax.jvp(gradient, (point,), (d,))[1] for d in directions]
         )
 
-    log_prob = quick(lambda point: family.log_prob(y, point[0], point[1:]))
-    slope = quick(gradient)
+    log_prob = jax.jit(lambda point: family.log_prob(y, point[0], point[1:]))
+    slope = jax.jit(gradient)
     first, second = exact()
     np.testing.assert_allclose(first, [moved(log_prob, i) for i in range(4)], atol=1e-8)
     np.testing.assert_allclose(second, [moved(slope, i) for i in range(4)], atol=1e-7)
@@ -176,7 +175,7 @@ def test_finite_with_three_derivatives_far_out(link):
     def derivative(function):
         return lambda eta: jax.jvp(function, (eta,), (jnp.ones_like(eta),))[1]
 
-    @quick
+    @jax.jit
     def everything(eta, dispersion):
         functions = [lambda eta: total(eta, dispersion)]
         for _ in range(3):
@@ -205,7 +204,7 @@ def test_likelihood_and_its_maximum_against_polr(link):
     def likelihood(beta, parameters):
         return jnp.sum(family.log_prob(y, X @ beta, tuple(parameters)))
 
-    value, gradient = quick(jax.value_and_grad(likelihood, argnums=(0, 1)))(*point)
+    value, gradient = jax.jit(jax.value_and_grad(likelihood, argnums=(0, 1)))(*point)
     np.testing.assert_allclose(value, theirs["logLik"], atol=1e-7)
     # polr stops by the likelihood: its estimates are good to about 1e-4 in the gradient.
     assert max(np.max(np.abs(part)) for part in gradient) < 2e-2
@@ -285,7 +284,7 @@ def test_fit_and_quadrature_against_direct_integration():
         return -np.sum(top + np.log(np.exp(rows - top[:, None]) @ weights))
 
     flat = np.concatenate([found.params.beta, found.params.theta, found.params.dispersion])
-    exact = quick(lambda params, model: marginal.deviance(params, model, 25))
+    exact = jax.jit(lambda params, model: marginal.deviance(params, model, 25))
     assert abs(negative(flat) - 0.5 * exact(found.params, model)) < 1e-7
     # The Laplace approximation is near, and so is its maximum.
     assert abs(negative(flat) - 0.5 * found.deviance) < 0.5

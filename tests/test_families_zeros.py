@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_cases
-from compiling import quick
 from scipy import stats
 
 from glmm_jax import families
@@ -112,7 +111,7 @@ def test_moments_and_information_against_sums(family):
     counts = jnp.arange(1000.0)
     y = jnp.broadcast_to(counts[:, None], (1000, eta.size))
 
-    @quick
+    @jax.jit
     def everything(y, eta):
         return (
             family.log_prob(y, eta[None], dispersion),
@@ -187,7 +186,7 @@ def test_derivatives_against_differences(family):
             ]
         )
 
-    @quick
+    @jax.jit
     def everything(point):
         return (
             gradient(point),
@@ -227,7 +226,7 @@ def test_finite_with_three_derivatives_far_out(family):
     def derivative(function):
         return lambda eta: jax.jvp(function, (eta,), (jnp.ones_like(eta),))[1]
 
-    @quick
+    @jax.jit
     def everything(eta):
         functions = [lambda eta: total(eta, dispersion)]
         for _ in range(3):

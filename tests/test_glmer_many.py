@@ -216,10 +216,8 @@ PROGRAM = """
 import sys
 import jax
 import pandas as pd
-from compiling import UNOPTIMISED
-from glmm_jax import glmer_many, runtime
+from glmm_jax import glmer_many
 from glmm_jax.many import chunks
-runtime.QUICK.update(UNOPTIMISED)
 design, counts = pd.read_csv(sys.argv[1]), pd.read_csv(sys.argv[2])
 done = chunks.Checkpoint.write
 def told(self, number, *rest):

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from designs import DESIGNS, Design
 
 import glmm_jax as gj
@@ -32,7 +31,7 @@ def value(x: jax.Array, model: Model) -> jax.Array:
     return gj.deviance(unflatten(x, model), model)
 
 
-@quick
+@jax.jit
 def derivatives(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Value, gradient, and Hessian forward over reverse, of the implicit rule."""
 
@@ -91,7 +90,7 @@ def unrolled_derivatives(x: jax.Array, design: Design):
         d, g = jax.value_and_grad(unrolled)(x, design)
         return g, (d, g)
 
-    H, (d, g) = quick(jax.jacfwd(with_value, has_aux=True))(x)
+    H, (d, g) = jax.jit(jax.jacfwd(with_value, has_aux=True))(x)
     return d, g, H
 
 
@@ -146,7 +145,7 @@ COMPOSED = {
 def test_hessian_by_any_mix_of_modes(design: Design, mode: str) -> None:
     model = designs.model(design)
     x = flatten(designs.params(design))
-    H = quick(COMPOSED[mode](value))(x, model)
+    H = jax.jit(COMPOSED[mode](value))(x, model)
     expected = derivatives(x, model)[2]
     np.testing.assert_allclose(H, expected, rtol=1e-9, atol=1e-9 * np.max(np.abs(expected)))
 
@@ -164,7 +163,7 @@ def test_third_derivatives_by_two_mixes(design: Design) -> None:
     def at(x):
         return value(x, model)
 
-    @quick
+    @jax.jit
     def both(x):
         inside = along(along(jax.grad(at), v), w)(x)
         outside = jax.grad(along(along(at, v), w))(x)
@@ -193,11 +192,11 @@ def test_vmap_over_parameters_and_over_models(design: Design) -> None:
         for _ in range(3)
     ]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-    one = quick(jax.value_and_grad(value))
+    one = jax.jit(jax.value_and_grad(value))
     for found, expected in [
-        (quick(jax.vmap(jax.value_and_grad(value), (0, None)))(points, model),
+        (jax.jit(jax.vmap(jax.value_and_grad(value), (0, None)))(points, model),
          [one(point, model) for point in points]),
-        (quick(jax.vmap(jax.value_and_grad(value)))(points, stacked),
+        (jax.jit(jax.vmap(jax.value_and_grad(value)))(points, stacked),
          [one(*pair) for pair in zip(points, models, strict=True)]),
     ]:  # fmt: skip
         for lane, (d, g) in enumerate(expected):
@@ -215,7 +214,7 @@ def test_gradient_in_every_array_of_the_model(design: Design) -> None:
         names += ["y", "size"]
     arrays = {name: getattr(model, name) for name in names}
 
-    @quick
+    @jax.jit
     def both(arrays):
         return jax.value_and_grad(lambda arrays: value(x, model.replace(**arrays)))(arrays)
 
@@ -237,7 +236,7 @@ def test_joint_mode_deviance(design: Design) -> None:
     """nagq = 0: beta is found, not given, and the gradient in theta follows it."""
     model, params = designs.model(design), designs.params(design)
 
-    @quick
+    @jax.jit
     def joint(params, model):
         return jax.value_and_grad(partial(gj.deviance, nagq=0), allow_int=True)(params, model)
 
@@ -247,12 +246,12 @@ def test_joint_mode_deviance(design: Design) -> None:
     np.testing.assert_array_equal(g.beta, 0.0)
 
     zero = jnp.zeros(model.q), params.beta
-    u, beta = quick(pirls.joint_mode)(params, model, zero)
+    u, beta = jax.jit(pirls.joint_mode)(params, model, zero)
     there = Params(beta, params.theta, params.dispersion)
     at_mode = laplace.deviance_at_mode(there, model, u)
     assert float(at_mode) == pytest.approx(float(d), rel=1e-12)
     # The conditional mode given that beta is the same u.
-    assert float(quick(gj.deviance)(there, model)) == pytest.approx(float(d), rel=1e-12)
+    assert float(jax.jit(gj.deviance)(there, model)) == pytest.approx(float(d), rel=1e-12)
 
     for i in range(len(params.theta)):
         up, down = (
@@ -268,10 +267,10 @@ def test_single_precision(default_precision: None) -> None:
     design = Design("crossed", "poisson", "log", offset=True, weights=True)
     model, params = designs.model(design), designs.params(design)
     assert model.X.dtype == params.beta.dtype == jnp.float32
-    d, g = quick(jax.value_and_grad(gj.deviance))(params, model)
+    d, g = jax.jit(jax.value_and_grad(gj.deviance))(params, model)
     assert d.dtype == jnp.float32 and np.all(np.isfinite(flatten(g)))
     with jax.enable_x64(True):
-        exact = quick(gj.deviance)(designs.params(design), designs.model(design))
+        exact = jax.jit(gj.deviance)(designs.params(design), designs.model(design))
     assert float(d) == pytest.approx(float(exact), rel=1e-5)
 
 
@@ -279,7 +278,7 @@ def test_mode_that_is_not_found_gives_nan() -> None:
     design = Design("scalar")
     model, params = designs.model(design), designs.params(design)
     lost = Params(params.beta.at[0].set(jnp.nan), params.theta, None)
-    d, g = quick(jax.value_and_grad(gj.deviance))(lost, model)
+    d, g = jax.jit(jax.value_and_grad(gj.deviance))(lost, model)
     assert np.isnan(d) and np.any(np.isnan(flatten(g)))
 
 

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from compiling import quick
 from designs import STRUCTURES, Design
 
 import glmm_jax as gj
@@ -97,7 +96,7 @@ def close(actual, wanted, tolerance: float = 1e-10) -> None:
     np.testing.assert_allclose(actual, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
-@quick
+@jax.jit
 def solution(pattern: Structure, Z, Lambda, weights, right):
     """log|H|, H^-1 right and the diagonal blocks of H^-1."""
     factor = base.factorise(pattern, Z, Lambda, weights)
@@ -144,7 +143,7 @@ def test_products_with_Z_Lambda(name: str) -> None:
     one = system(name)
     u, rows = np.asarray(one.right), np.asarray(one.ZLambda)[:, :2] + 1.0
     pattern = one.structure, one.Z, one.Lambda
-    forwards, backwards = quick(base.multiply), quick(base.multiply_transposed)
+    forwards, backwards = jax.jit(base.multiply), jax.jit(base.multiply_transposed)
     close(forwards(*pattern, one.right[:, 0]), one.ZLambda @ u[:, 0], 1e-14)
     close(backwards(*pattern, jnp.asarray(rows)), one.ZLambda.T @ rows, 1e-14)
     close(backwards(*pattern, jnp.asarray(rows[:, 0])), one.ZLambda.T @ rows[:, 0], 1e-14)
@@ -164,7 +163,7 @@ def test_vmap_is_one_by_one() -> None:
         factor = base.factorise(one.structure, one.Z, one.Lambda, weights)
         return base.logdet(factor), base.solve(one.structure, factor, one.right)
 
-    logdets, solved = quick(jax.vmap(of))(many)
+    logdets, solved = jax.jit(jax.vmap(of))(many)
     for i, weights in enumerate(many):
         H = one.ZLambda.T @ (np.asarray(weights)[:, None] * one.ZLambda) + np.eye(len(one.H))
         np.testing.assert_allclose(logdets[i], np.linalg.slogdet(H)[1], rtol=1e-10, atol=1e-14)
@@ -199,7 +198,7 @@ def reverse(f: Callable, t: jax.Array) -> Callable:
     return lambda w: jax.vmap(jax.vjp(f, w)[1])(jnp.eye(2))[0] @ t
 
 
-@partial(quick, static=("mixes",))
+@partial(jax.jit, static_argnames=("mixes",))
 def derivatives(weights, t, Lambda, pattern, Z, right, mixes) -> dict[str, jax.Array]:
     """Directional derivatives in the weights; "fr" is forward over reverse, and so on."""
     out = {}
@@ -248,7 +247,7 @@ def test_derivatives_in_the_weights(
         np.testing.assert_allclose(found[mix], wanted[len(mix)], rtol=1e-9, err_msg=mix)
 
 
-@quick
+@jax.jit
 def in_Lambda(Lambda, t, weights, pattern, Z, right):
     """Gradient of both functionals in Lambda, and its change along t."""
 
@@ -287,7 +286,7 @@ def test_hessian_of_the_deviance_with_a_dense_remainder() -> None:
     assert model.structure.rest
     x = flatten(designs.params(case))
 
-    @quick
+    @jax.jit
     def all_mixes(x):
         def f(x):
             return deviance(unflatten(x, model), model)
@@ -303,7 +302,7 @@ def test_hessian_of_the_deviance_with_a_dense_remainder() -> None:
     for other in found.values():
         np.testing.assert_allclose(other, hessian, atol=1e-9 * np.abs(hessian).max(), rtol=0)
 
-    gradient = quick(jax.grad(lambda x: deviance(unflatten(x, model), model)))
+    gradient = jax.jit(jax.grad(lambda x: deviance(unflatten(x, model), model)))
     step = 1e-3  # of order four: an error of step^4 = 1e-12 relative, rounding of 1e-15 / step
 
     def change(i: int, multiple: int) -> np.ndarray:
@@ -344,7 +343,7 @@ def test_derivatives_of_blocks(k: int) -> None:
         return block_diagonal.logdet(block_diagonal.cholesky(blocks + s * change))
 
     step = np.linalg.solve(blocks, change)
-    first, second = quick(jax.value_and_grad(jax.jacfwd(logdet)))(0.0)
+    first, second = jax.jit(jax.value_and_grad(jax.jacfwd(logdet)))(0.0)
     close(first, np.trace(step, axis1=1, axis2=2).sum())
     close(second, -np.trace(step @ step, axis1=1, axis2=2).sum())
 
@@ -391,7 +390,7 @@ def test_dense_rules(what: str) -> None:
             np.sum(P * (6 * K @ K @ y - 6 * K @ K @ K @ x)),
         ]
 
-    @quick
+    @jax.jit
     def all_mixes(s):
         out = {}
         for mix in ("f", "r", "ff", "fr", "rf", "rr", "fff", "ffr", "frr", "rfr", "rrr"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import kernels
 import pytest
-from kernels import IN_A_HURRY, assert_complete, pictures, printed, stored
+from kernels import assert_complete, pictures, printed, stored
 from nbformat import NotebookNode
 from reference_cases import cases
 
@@ -33,7 +33,7 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     """The notebook as it comes out of a fresh kernel now, with the question as its last cell."""
-    return kernels.executed(PATH, QUESTION, tmp_path_factory.mktemp("work"), IN_A_HURRY)
+    return kernels.executed(PATH, QUESTION, tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from reference_cases import Case, Point, case, cases, independent, independents, load
 
 import glmm_jax as gj
@@ -33,17 +32,17 @@ OWN, SEPARATE = 1e-8, 5e-8
 LESS_EXACT = ("toenail_visit/glmmTMB",)  # glmmTMB's own value at one point, 2.3e-8
 
 
-@quick
+@jax.jit
 def deviance(params: Params, model: Model) -> jax.Array:
     return gj.deviance(params, model)
 
 
-@quick
+@jax.jit
 def joint_deviance(params: Params, model: Model) -> jax.Array:
     return gj.deviance(params, model, nagq=0)
 
 
-@quick
+@jax.jit
 def restricted_deviance(params: Params, model: Model) -> jax.Array:
     return gj.deviance(params, model, reml=True)
 
@@ -116,7 +115,7 @@ QUADRATURE = [one for one in WITH_POINTS if one.nagq > 1]
 def test_quadrature_at_given_parameters(one: Case) -> None:
     """lme4's nodes are centred and scaled as ours: the value is its own, exact or not."""
     model, order = model_of(one)
-    value = quick(lambda params, model: gj.deviance(params, model, nagq=one.nagq))
+    value = jax.jit(lambda params, model: gj.deviance(params, model, nagq=one.nagq))
     for point in one.points:
         assert point.deviance is not None
         agree(value(params_of(point, order, model), model), point.deviance, OWN)
@@ -161,12 +160,12 @@ def test_quadrature_cases_hold_the_same_laplace_values() -> None:
 NODES = 81  # as the separate code of the references
 
 
-@quick
+@jax.jit
 def integral(params: Params, model: Model) -> tuple[jax.Array, Params]:
     return jax.value_and_grad(gj.deviance)(params, model, nagq=NODES)
 
 
-@quick
+@jax.jit
 def laplace(params: Params, model: Model) -> tuple[jax.Array, Params]:
     return jax.value_and_grad(gj.deviance)(params, model)
 

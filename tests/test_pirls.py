@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from designs import Design
 from scipy import optimize, special, stats
 
@@ -37,7 +36,7 @@ CASES = [
 NOT_CANONICAL = [one for one in CASES if not one.distribution.is_canonical]
 
 
-@quick
+@jax.jit
 def find(params: Params, model: Model, guess: jax.Array) -> tuple[pirls.Mode, jax.Array, jax.Array]:
     """The mode, the score there, and Z Lambda u."""
     mode = pirls.find_mode(params, model, guess)
@@ -147,7 +146,7 @@ def test_no_mode_is_nan_and_harms_no_other() -> None:
         replace(good, beta=good.beta.at[2].set(jnp.nan)),
     ]
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *wrong, good)
-    modes, deviances = quick(
+    modes, deviances = jax.jit(
         jax.vmap(lambda params: (gj.conditional_mode(params, model), gj.deviance(params, model)))
     )(batch)
     assert np.isnan(modes[:3]).all() and np.isnan(deviances[:3]).all()
@@ -214,7 +213,7 @@ def test_derivatives_of_the_mode(joint: bool) -> None:
             return pirls.conditional_mode(here, model, guess[0], solved)
         return jnp.concatenate(pirls.joint_mode(here, model, guess, solved))
 
-    @quick
+    @jax.jit
     def everything(x):
         u = mode(x, (zeros, params.beta), False)
         guess = (u[: model.q], u[model.q :])
@@ -225,7 +224,7 @@ def test_derivatives_of_the_mode(joint: bool) -> None:
         }
 
     _, slopes = everything(x)
-    value = quick(lambda x: mode(x, (zeros, params.beta), False))
+    value = jax.jit(lambda x: mode(x, (zeros, params.beta), False))
     step = 1e-3
 
     def change(i: int, multiple: int) -> np.ndarray:
@@ -247,7 +246,7 @@ def test_derivatives_of_the_mode(joint: bool) -> None:
 # The joint mode of u and beta
 
 
-@quick
+@jax.jit
 def find_joint(params: Params, model: Model):
     guess = jnp.zeros(model.q), params.beta
     u, beta = pirls.joint_mode(params, model, guess)

@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from compiling import quick
 from reference_cases import FOLDER, load
 from test_ranef import crossed, fitted, small_counts
 
@@ -112,7 +112,7 @@ def test_variance_of_eta_is_that_of_dense_matrices() -> None:
             start += levels * k
         return total
 
-    predictor, step = quick(eta), 1e-5
+    predictor, step = jax.jit(eta), 1e-5
     columns = []
     for e in np.eye(len(psi)):
         high, low = (predictor(jnp.asarray(psi + s * step * e), model) for s in (1, -1))

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from designs import Design, frame, model, params, plain
 from reference_cases import cases, independent
 from scipy.special import logsumexp
@@ -92,7 +91,7 @@ def test_many_nodes_are_the_integral(design: Design) -> None:
     there = params(design)
     exact = brute_force(design, there)
     errors = [
-        abs(float(quick(partial(deviance, nagq=k))(there, model(design))) - exact)
+        abs(float(jax.jit(partial(deviance, nagq=k))(there, model(design))) - exact)
         for k in (1, 7, 25)
     ]
     assert errors[2] < 1e-6
@@ -105,8 +104,8 @@ def test_many_nodes_are_the_integral(design: Design) -> None:
 def test_padding_changes_nothing(design: Design) -> None:
     there = params(design)
     value = partial(deviance, nagq=5)
-    found = quick(value)(there, model(design, padded=True))
-    np.testing.assert_allclose(found, quick(value)(there, model(design)), rtol=1e-13)
+    found = jax.jit(value)(there, model(design, padded=True))
+    np.testing.assert_allclose(found, jax.jit(value)(there, model(design)), rtol=1e-13)
 
 
 @pytest.mark.parametrize("design", [ONE_FACTOR[1], ONE_FACTOR[2], NESTED[0]], ids=str)
@@ -117,16 +116,16 @@ def test_gradient_and_hessian_are_those_of_differences(design: Design) -> None:
     def value(x):
         return deviance(unflatten(x, data), data, nagq=5)
 
-    gradient = quick(jax.grad(value))
+    gradient = jax.jit(jax.grad(value))
     step = 1e-5
     eye = np.eye(len(x))
     plus_minus = [(x + step * e, x - step * e) for e in eye]
-    compiled = quick(value)
+    compiled = jax.jit(value)
     slopes = [float(compiled(a) - compiled(b)) / (2 * step) for a, b in plus_minus]
     # Rounding of a value near 100 over the step: 1e-14 * 100 / 1e-5.
     np.testing.assert_allclose(gradient(x), slopes, rtol=1e-6, atol=1e-6)
     bends = [np.asarray(gradient(a) - gradient(b)) / (2 * step) for a, b in plus_minus]
-    hessian = quick(jax.jacfwd(jax.grad(value)))(x)
+    hessian = jax.jit(jax.jacfwd(jax.grad(value)))(x)
     np.testing.assert_allclose(hessian, bends, rtol=1e-5, atol=1e-5)
 
 
@@ -139,10 +138,10 @@ def test_blocks_of_nodes_give_the_same_value_and_gradient(monkeypatch) -> None:
         return marginal(p, data, u, 5)[0]
 
     assert "remat" not in str(jax.make_jaxpr(value)(there))
-    whole = quick(jax.value_and_grad(lambda p: value(p)))(there)
+    whole = jax.jit(jax.value_and_grad(lambda p: value(p)))(there)
     monkeypatch.setattr(quadrature, "LARGEST_BLOCK", 500)
     assert "remat" in str(jax.make_jaxpr(lambda p: value(p))(there))
-    parts = quick(jax.value_and_grad(lambda p: value(p)))(there)
+    parts = jax.jit(jax.value_and_grad(lambda p: value(p)))(there)
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-13)
     np.testing.assert_allclose(flatten(parts[1]), flatten(whole[1]), rtol=1e-10, atol=1e-10)
 

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import scipy.optimize
 import scipy.stats
-from compiling import quick
 
 import glmm_jax as gj
 from glmm_jax import structure
@@ -84,7 +83,7 @@ def test_gaussian_is_the_normal_density(data: pd.DataFrame, K: pd.DataFrame) -> 
     Lambda = np.array([[0.7, 0.0], [0.2, 0.3]])
     V = dense_covariance(data, K, Lambda) + 0.3 * np.eye(ROWS)
     wanted = -2 * scipy.stats.multivariate_normal.logpdf(data["y"], 0.3 + 0.4 * data["x"], V)
-    np.testing.assert_allclose(quick(gj.deviance)(params, model), wanted, rtol=1e-11)
+    np.testing.assert_allclose(jax.jit(gj.deviance)(params, model), wanted, rtol=1e-11)
 
 
 def test_poisson_is_the_laplace_approximation(data: pd.DataFrame, K: pd.DataFrame) -> None:
@@ -107,7 +106,7 @@ def test_poisson_is_the_laplace_approximation(data: pd.DataFrame, K: pd.DataFram
     logdet = np.linalg.slogdet(H)[1] + np.linalg.slogdet(prior)[1]
     wanted = -2 * density + b @ precision @ b + logdet
     params = gj.Params(jnp.asarray(beta), jnp.asarray([0.7, 0.2, 0.3]))
-    np.testing.assert_allclose(quick(gj.deviance)(params, model), wanted, rtol=1e-11)
+    np.testing.assert_allclose(jax.jit(gj.deviance)(params, model), wanted, rtol=1e-11)
 
 
 @pytest.mark.parametrize("terms", ["(x | animal)", "(x | animal) + ar1(0 + f | herd) + (1 | f)"])
@@ -123,7 +122,7 @@ def test_value_gradient_and_hessian_against_the_dense_twin(
     x = jnp.concatenate([jnp.asarray([0.3, 0.2]), jnp.asarray(rng.uniform(0.3, 0.8, model.m))])
     v = jnp.asarray(rng.normal(size=x.size))
 
-    @quick
+    @jax.jit
     def both(x: jax.Array, model: gj.Model) -> Any:
         gradient = jax.value_and_grad(lambda x: gj.deviance(unflatten(x, model), model))
         return jax.jvp(gradient, (x,), (v,))
@@ -143,7 +142,7 @@ def test_a_diagonal_matrix_is_the_plain_model(data: pd.DataFrame) -> None:
     labels = sorted(set(data["animal"]))
     eye = pd.DataFrame(np.eye(len(labels)), labels, labels)
     formula = "count ~ x + (x | animal) + (1 | herd)"
-    value = quick(jax.value_and_grad(gj.deviance))
+    value = jax.jit(jax.value_and_grad(gj.deviance))
     found = []
     for relation, scale in ((None, 1.0), ({"animal": eye}, 1.0), ({"animal": 4 * eye}, 0.5)):
         model = gj.build_model(formula, data, "poisson", relationship=relation)
@@ -218,7 +217,7 @@ def test_conditional_covariances_against_dense_algebra(fit: gj.Fit) -> None:
     gradient[:, :2] = fit.frame.X
     step = 1e-5
     psi = np.asarray(flatten(jax.tree.map(jnp.asarray, fit.estimate.params)))
-    effects = quick(_effects)
+    effects = jax.jit(_effects)
     for j in range(fit.df):
         move = step * np.eye(fit.df)[j]
         high, low = (np.asarray(effects(jnp.asarray(psi + s), model, u)) for s in (move, -move))
@@ -358,7 +357,7 @@ def test_two_hundred_levels() -> None:
     params = gj.Params(jnp.asarray([0.1]), jnp.asarray([0.9]), jnp.asarray(np.log(0.3)))
     V = 0.81 * K[np.ix_(at, at)] + 0.3 * np.eye(n)
     wanted = -2 * scipy.stats.multivariate_normal.logpdf(y, np.full(n, 0.1), V)
-    np.testing.assert_allclose(quick(gj.deviance)(params, model), wanted, rtol=1e-11)
+    np.testing.assert_allclose(jax.jit(gj.deviance)(params, model), wanted, rtol=1e-11)
 
 
 # --- what is refused ---------------------------------------------------------------------------

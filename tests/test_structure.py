@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from designs import STRUCTURES, Design
 
 from glmm_jax import structure
@@ -257,7 +256,7 @@ PADDED = [
 ]
 
 
-@quick
+@jax.jit
 def value_and_gradient(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array]:
     return jax.value_and_grad(lambda x: deviance(unflatten(x, model), model))(x)
 

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import scipy.optimize
 import scipy.special
-from compiling import quick
 from reference_cases import case
 
 import glmm_jax as gj
@@ -128,7 +127,7 @@ def objective(name: str, params: Params, b: Any) -> Any:
 
 def minimum(function: Any, size: int) -> np.ndarray:
     """Where a function is least, by a search that knows no random effects."""
-    value, hessian = quick(jax.value_and_grad(function)), quick(jax.hessian(function))
+    value, hessian = jax.jit(jax.value_and_grad(function)), jax.jit(jax.hessian(function))
     x = np.zeros(size)
     found = scipy.optimize.minimize(value, x, jac=True, hess=hessian, method="trust-exact")
     x = found.x
@@ -145,7 +144,7 @@ def mode(name: str) -> np.ndarray:
 # --- the engine -----------------------------------------------------------------------------------
 
 
-@quick
+@jax.jit
 def derivatives(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array, jax.Array]:
     def with_value(x):
         d, g = with_gradient(x, model)
@@ -159,7 +158,7 @@ def with_gradient(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array]:
     return jax.value_and_grad(lambda x: gj.deviance(unflatten(x, model), model))(x)
 
 
-gradient = quick(with_gradient)
+gradient = jax.jit(with_gradient)
 
 
 def test_derivatives_are_those_of_the_dense_twin_and_differences() -> None:
@@ -197,12 +196,12 @@ def differences(x: jax.Array, model: Model, step: float = 1e-5) -> tuple[np.ndar
 def test_mode_and_deviance_are_those_of_the_joint_density(name: str) -> None:
     _, model, params = built(name)
     b = mode(name)
-    u = quick(gj.conditional_mode)(params, model)
+    u = jax.jit(gj.conditional_mode)(params, model)
     ours = pirls.linear_predictor(params, model, u)
     np.testing.assert_allclose(ours, predictors(name, params, b), atol=1e-9)
-    H = quick(jax.hessian(lambda b: objective(name, params, b)))(b) / 2.0
+    H = jax.jit(jax.hessian(lambda b: objective(name, params, b)))(b) / 2.0
     expected = objective(name, params, b) + np.linalg.slogdet(H)[1]
-    found = quick(gj.deviance)(params, model)
+    found = jax.jit(gj.deviance)(params, model)
     assert float(found) == pytest.approx(float(expected), rel=1e-11)
 
 
@@ -215,10 +214,10 @@ def test_joint_mode_and_restricted_likelihood() -> None:
 
     x = minimum(joint, 2 + model.q)
     guess = jnp.zeros(model.q), params.beta
-    run = quick(laplace_joint, static=("reml",))
+    run = jax.jit(laplace_joint, static_argnames=("reml",))
     value, (_, beta) = run(params, model, guess, reml=True)
     np.testing.assert_allclose(beta, x[:2], atol=1e-9)
-    H = quick(jax.hessian(joint))(x) / 2.0
+    H = jax.jit(jax.hessian(joint))(x) / 2.0
     expected = joint(x) + np.linalg.slogdet(H)[1] - 2 * np.log(2 * np.pi)
     assert float(value) == pytest.approx(float(expected), rel=1e-11)
 
@@ -227,7 +226,7 @@ def test_padding_changes_nothing() -> None:
     frame, model, params = built("slopes")
     wide, _ = place(frame, model.family, padded=True)
     assert wide.n > model.n and wide.q > model.q
-    plain, padded = (quick(gj.deviance)(params, one) for one in (model, wide))
+    plain, padded = (jax.jit(gj.deviance)(params, one) for one in (model, wide))
     assert float(padded) == pytest.approx(float(plain), rel=1e-12)
 
 
@@ -244,7 +243,7 @@ def brute_force(name: str) -> float:
         by_level = jnp.zeros(levels).at[frame.blocks[0].index].add(frame.weights * each)
         return by_level - 0.5 * pair @ pair - jnp.log(2 * jnp.pi)
 
-    values = quick(jax.vmap(rows))(grid)
+    values = jax.jit(jax.vmap(rows))(grid)
     area = (points[1] - points[0]) ** 2
     return float(-2.0 * np.sum(scipy.special.logsumexp(values, axis=0) + np.log(area)))
 
@@ -253,13 +252,15 @@ def test_quadrature_and_importance_sampling_are_the_integral() -> None:
     name = "one factor for both"
     _, model, params = built(name)
     exact = brute_force(name)
-    run = quick(gj.deviance, static=("nagq",))
+    run = jax.jit(gj.deviance, static_argnames=("nagq",))
     laplace, fine = (float(run(params, model, nagq=k)) for k in (1, 21))
     assert fine == pytest.approx(exact, abs=1e-6)
     assert abs(laplace - exact) > 1e-3  # or the test would not tell them apart
-    u = quick(gj.conditional_mode)(params, model)
+    u = jax.jit(gj.conditional_mode)(params, model)
     key = jax.random.key(2)
-    found = quick(importance.sampled, static=("pairs",))(params, model, u, key, pairs=2000)
+    found = jax.jit(importance.sampled, static_argnames=("pairs",))(
+        params, model, u, key, pairs=2000
+    )
     assert float(found.standard_error) < 0.02
     assert abs(-2 * found.log_likelihood - exact) < 8 * found.standard_error
 
@@ -315,7 +316,7 @@ def test_likelihood_at_points_of_the_other_program(key: str) -> None:
     theta = jnp.array([np.exp(par["theta"][0]), *zero])
     others = jnp.array([*par.get("betad", ()), *par["betazi"]])
     params = Params(jnp.array(par["beta"]), theta, others)
-    found = -0.5 * float(quick(gj.deviance)(params, model))
+    found = -0.5 * float(jax.jit(gj.deviance)(params, model))
     assert found == pytest.approx(known["logLik"], abs=1e-7)
 
 

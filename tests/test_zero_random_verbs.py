@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.special
-from compiling import quick
 from reference_cases import case
 
 import glmm_jax as gj
@@ -94,12 +93,12 @@ def by_definition(index: list[int]) -> dict[str, np.ndarray]:
         u = pirls.conditional_mode(unflatten(psi, model), model, u0, solved=True)
         return functions(psi, u)
 
-    g = quick(jax.jacfwd(total))(psi0)
+    g = jax.jit(jax.jacfwd(total))(psi0)
     at = unflatten(psi0, model)
     eta = pirls.linear_predictor(at, model, u0)
     weights = predictors.row_information(at, model, eta, "observed")
     H = base.dense_system(model.structure, model.Z, lambdas(at.theta, model), weights)[0]
-    d = quick(jax.jacfwd(functions, argnums=1))(psi0, u0)
+    d = jax.jit(jax.jacfwd(functions, argnums=1))(psi0, u0)
     variance = jnp.einsum("kna,ab,knb->kn", g, fit.vcov_all.to_numpy(), g)
     variance += jnp.einsum("knq,qr,knr->kn", d, jnp.linalg.inv(H), d)
     both = zip(("link", "zero", "response"), functions(psi0, u0), variance, strict=True)
