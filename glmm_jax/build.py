@@ -320,6 +320,8 @@ def _sizes_and_weights(frame: Frame, family: Family) -> tuple[np.ndarray | None,
             f"trials= (or cbind) was given, but family={family.name!r} has no trials; "
             "use family='binomial' or 'beta_binomial'"
         )
+    if frame.known is not None:
+        return np.log(frame.known), frame.weights
     return frame.trials, frame.weights
 
 

@@ -44,7 +44,7 @@ class Call:
     optimizer: Any = "quasi-newton"
     max_steps: int = MAX_STEPS
     reml: bool = False
-    dispersion: str | None = None
+    dispersion: Any = None
     zero_inflation: str | None = None
     priors: Any = ()
     relationship: Any = None
@@ -53,11 +53,11 @@ class Call:
     refitted: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("weights", "offset", "trials"):
+        for name in ("weights", "offset", "trials", "dispersion"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 copied = value.copy() if isinstance(value, pd.Series) else np.array(value)
-                object.__setattr__(self, name, copied)
+                object.__setattr__(self, name, copied if np.ndim(copied) else copied.item())
         object.__setattr__(self, "relationship", read_relationships(self.relationship) or None)
 
 
@@ -99,6 +99,10 @@ def prepared(formula: Any, family: Family, call: Call) -> tuple[Frame, Family, C
     )
     if absorbs(family):
         family = family.matched(frame.y)  # type: ignore[attr-defined]
+    if frame.known is not None and not isinstance(family, families.Known):
+        family = families.Known(family)
+    if frame.known is None and isinstance(family, families.Known):
+        raise ValueError(f"family={family!r} has a known dispersion; give its values, dispersion=")
     return frame, family, replace(call, wrapped=wrapped, priors=listed(call.priors))
 
 

@@ -28,7 +28,7 @@ def glmer(
     start: Params | None = None,
     curvature: str | None = None,
     reml: bool = False,
-    dispersion: str | None = None,
+    dispersion: Any = None,
     zero_inflation: str | None = None,
     priors: Any = (),
     relationship: Any = None,
@@ -68,7 +68,8 @@ def glmer(
         "observed" with random effects in zero_inflation=.
     reml : restricted maximum likelihood: beta is integrated out, exactly for a Gaussian response
         with identity link, by Laplace's method for others (as in glmmTMB).
-    dispersion : a one-sided formula, "~ x", for log(phi) of the family; None for a constant.
+    dispersion : a one-sided formula, "~ x", for log(phi) of the family; None for a constant; a
+        number, or one for each row of data, where phi is known.
     zero_inflation : a one-sided formula for the logit of the probability of an excess zero, with
         random effects if wanted, "~ x + (1 | g)"; a count family becomes its zero-inflated version.
     priors : penalties for hard cases (separation, variances at zero): `priors.Normal()`,

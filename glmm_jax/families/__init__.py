@@ -21,6 +21,7 @@ from glmm_jax.families.gaussian import Gaussian
 from glmm_jax.families.generalized_poisson import GeneralizedPoisson
 from glmm_jax.families.hurdle import Hurdle
 from glmm_jax.families.inverse_gaussian import InverseGaussian
+from glmm_jax.families.known import Known
 from glmm_jax.families.lognormal import Lognormal
 from glmm_jax.families.negative_binomial import NegativeBinomial, NegativeBinomial1
 from glmm_jax.families.ordinal import Ordinal
@@ -45,6 +46,7 @@ __all__ = [
     "GeneralizedPoisson",
     "Hurdle",
     "InverseGaussian",
+    "Known",
     "Lognormal",
     "NegativeBinomial",
     "NegativeBinomial1",
@@ -124,10 +126,10 @@ def get(family: str | Family | type[Family], link: str | Link | None = None) -> 
             )
         return family
     if isinstance(family, type) and issubclass(family, Family):
-        if family in _WRAPPERS.values():
+        if family in (*_WRAPPERS.values(), Known):
             raise ValueError(
-                f"family={family.__name__} changes the zeros of a family of counts; give it one, "
-                f"families.{family.__name__}(families.Poisson())"
+                f"family={family.__name__} is made of another family; give it one, of counts say: "
+                f"families.{family.__name__}(families.NegativeBinomial())"
             )
         return family(link)
     if isinstance(family, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,11 @@ from glmm_jax.formula.transforms import State
 
 # Arguments whose formulas may have random terms.
 WITH_RANDOM = ("zero_inflation",)
+# Numbers beside the formula that must be positive, and what to do where they are not.
+POSITIVE = {
+    "weights": "drop rows that should not count",
+    "dispersion": "give values of phi, or a formula, '~ x', to estimate it",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +84,7 @@ class Frame:
         blocks: random-effects blocks in lme4's theta order, those of `parameter_models` last.
         offset: (n,) sum of all offsets, zeros where there are none.
         weights: (n,) or None.
+        known: (n,) given values of the family's parameter phi, None where it is estimated.
         n_missing: number of rows dropped for missing values.
         index: labels of the rows used.
         design: what `new_frame` needs.
@@ -102,6 +109,7 @@ class Frame:
     design: Design
     kept_rows: np.ndarray | None = None
     parameter_models: tuple[ParameterModel, ...] = ()
+    known: np.ndarray | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -117,7 +125,7 @@ def build_frame(
     offset: object = None,
     trials: object = None,
     na_action: str = "drop",
-    dispersion: str | None = None,
+    dispersion: Any = None,
     zero_inflation: str | None = None,
     relationship: object = None,
     absorbed: bool = False,
@@ -138,7 +146,8 @@ def build_frame(
         na_action: "drop" leaves out rows with missing values in anything used (`n_missing` counts
             them), "raise" refuses them.
         dispersion, zero_inflation: one-sided formulas such as "~ x" for these parameters; that of
-            zero_inflation may have random terms.
+            zero_inflation may have random terms. A dispersion may be known instead: a positive
+            number, or one a row.
         absorbed: whether the response is of ordered categories, whose thresholds take the place of
             the intercept: X has none, and categories become the numbers 0, 1, ...
 
@@ -154,9 +163,11 @@ def build_frame(
     data = as_data_frame(data)
     fixed = expand(formula.fixed)
     random = tuple(expand(term.expression) for term in formula.random)
+    known = None if isinstance(dispersion, str) else dispersion
+    modelled = None if known is not None else dispersion
     others = {
         argument: parse_one_sided(text, argument, argument in WITH_RANDOM)
-        for argument, text in (("dispersion", dispersion), ("zero_inflation", zero_inflation))
+        for argument, text in (("dispersion", modelled), ("zero_inflation", zero_inflation))
         if text is not None
     }
     texts = dict.fromkeys(_response_texts(formula), "response")
@@ -169,7 +180,9 @@ def build_frame(
         for name in used:
             texts.setdefault(name, argument)
     columns = read_columns(data, texts)
-    given = {"weights": weights, "offset": offset, "trials": trials}
+    if known is not None and np.ndim(known) == 0:
+        known = np.full(len(data), known)
+    given = {"weights": weights, "offset": offset, "trials": trials, "dispersion": known}
     vectors = {
         argument: read_vector(argument, value, data)
         for argument, value in given.items()
@@ -215,6 +228,7 @@ def build_frame(
         blocks=tuple(block for block, _, _ in members),
         offset=formula_offset(formula, rows, extra.get("offset")),
         weights=extra.get("weights"),
+        known=extra.get("dispersion"),
         n_missing=len(data) - n,
         index=data.index if keep is None else data.index[keep],
         design=Design(
@@ -275,10 +289,10 @@ def checked(argument: str, name: str, vector: np.ndarray) -> np.ndarray:
     infinite = int(np.isinf(vector).sum())
     if infinite:
         raise ValueError(f"{argument}: infinite values in {infinite} rows{source}; correct them")
-    if argument == "weights" and np.any(vector <= 0):
+    if argument in POSITIVE and np.any(vector <= 0):
         raise ValueError(
-            f"weights: {int(np.sum(vector <= 0))} values are not positive (smallest "
-            f"{vector.min():g}){source}; drop rows that should not count"
+            f"{argument}: {int(np.sum(vector <= 0))} values are not positive (smallest "
+            f"{vector.min():g}){source}; {POSITIVE[argument]}"
         )
     return vector
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from glmm_jax import pirls
 from glmm_jax.families.base import Dispersion
+from glmm_jax.families.known import Known
 from glmm_jax.inference.residuals import observed
 from glmm_jax.linalg import base
 from glmm_jax.model import Model, Params, lambdas
@@ -112,7 +113,7 @@ def _replicates(params: Params, model: Model, responses: jax.Array, *, pearson: 
             return jnp.full((), jnp.nan, eta.dtype)
         if family.parameters:
             mu = family.mean(eta, phi)
-            count = mu if model.size is None else model.size * mu
+            count = mu if model.size is None or isinstance(family, Known) else model.size * mu
             each = jnp.square(y - count) / family.variance(mu, phi, model.size)
         else:
             # In an exponential family score^2 / information, which keeps its digits in the tails.

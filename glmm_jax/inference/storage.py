@@ -271,7 +271,8 @@ def _plain_call(call: Call) -> Call:
             stacklevel=3,
         )
         optimizer = "quasi-newton"
-    vectors = {name: _vector(getattr(call, name)) for name in ("weights", "offset", "trials")}
+    given = ("weights", "offset", "trials", "dispersion")
+    vectors = {name: _vector(getattr(call, name)) for name in given}
     for prior in call.priors:
         if not isinstance(prior, priors.PRIORS):
             raise ValueError(
@@ -282,8 +283,9 @@ def _plain_call(call: Call) -> Call:
 
 
 def _vector(value: Any) -> Any:
-    """weights=, offset= or trials=: a name, or numbers as `build_frame` reads them."""
-    if value is None or isinstance(value, str):
+    """weights=, offset=, trials= or a known dispersion=: a name (a formula), or numbers as
+    `build_frame` reads them."""
+    if value is None or isinstance(value, str | int | float):
         return value
     series = value if isinstance(value, pd.Series) else pd.Series(np.asarray(value))
     numbers = series.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -173,6 +173,10 @@ def _parameters(fit: Fit) -> tuple[ParameterBlock, ...]:
     """The family's parameters besides eta, but for a residual variance."""
     if has_sigma(fit):
         return ()
+    if fit.frame.known is not None:
+        low, high = np.min(fit.frame.known), np.max(fit.frame.known)
+        values = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+        return (ParameterBlock(f"phi: {values} (known)", None),)
     estimates, errors = fit.dispersion_params.to_numpy(), dispersion_errors(fit)
     models = {PARAMETER_OF[model.argument]: model for model in fit.frame.parameter_models}
     out, at = [], 0

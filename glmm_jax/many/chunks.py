@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,7 +18,8 @@ from glmm_jax.inference import vcov
 from glmm_jax.inference.varcorr import in_zero_column
 from glmm_jax.many.checkpoint import Checkpoint, digest
 from glmm_jax.many.table import Columns, joined
-from glmm_jax.model import Model, flatten
+from glmm_jax.model import Model, Params, flatten
+from glmm_jax.priors import penalty
 from glmm_jax.progress import tracker
 from glmm_jax.runtime import engine
 from glmm_jax.status import Status
@@ -124,10 +125,22 @@ def _nothing(chunk: Chunk, P: int) -> Columns:
     )
 
 
+def _penalties(params: Params, chunk: Chunk) -> Any:
+    """-2 log prior density of each model, (b,): no part of its likelihood."""
+    if not chunk.model.priors:
+        return 0.0
+
+    def one(params: Params, lane: Lanes) -> jax.Array:
+        return penalty(params, replace(chunk.model, **lane))
+
+    return np.asarray(jax.vmap(one)(params, chunk.lanes))
+
+
 def _enter(columns: Columns, at: np.ndarray, found: Estimate, chunk: Chunk) -> None:
     """Write the estimates of some models into the columns."""
     with engine():
         flat = np.asarray(jax.vmap(flatten)(found.params))
+        deviance = found.deviance - _penalties(found.params, chunk)
     p, m = chunk.model.p, chunk.model.m
     free = np.ones(flat.shape, bool)
     singular = np.any(found.singular, axis=1)
@@ -144,7 +157,7 @@ def _enter(columns: Columns, at: np.ndarray, found: Estimate, chunk: Chunk) -> N
     coefficients = np.r_[:p, p + m : flat.shape[1]]
     errors[:, coefficients] = np.where(found.separated, np.nan, errors[:, coefficients])
     columns.errors[np.ix_(at, chunk.places)] = errors
-    columns.deviance[at] = found.deviance
+    columns.deviance[at] = deviance
     columns.status[at] = found.status
     columns.singular[at] = singular & known
     columns.df[at] = flat.shape[1]

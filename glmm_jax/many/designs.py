@@ -59,6 +59,8 @@ class Design:
                 wrong = "missing or not positive" if name == "weights" else "missing"
                 raise ValueError(f"{name}: values for the response {at!r} are {wrong}")
             others[name] = part
+        if block.dispersion is not None:
+            others["dispersion"] = block.dispersion
         return y, valid, others
 
     def chunk(self, block: reading.Block) -> Chunk:
@@ -87,6 +89,8 @@ class Design:
         precision = self.family.weights_are_precisions
         if "weights" in others and precision:
             lanes["size"] = _widened(np.where(valid, others["weights"], 1.0), rows, np.ones(len(y)))
+        if "dispersion" in others:
+            lanes["size"] = np.repeat(np.log(others["dispersion"])[:, None], rows, axis=1)
         shared = np.asarray(self.model.weights)[: y.shape[1]]
         own = others["weights"] if "weights" in others and not precision else shared
         # Always of each model: one with missing values must not change the program of the others.
@@ -195,6 +199,8 @@ def one_fit(
         for field in LANE_FIELDS
         if getattr(block, field) is not None
     }
+    if block.dispersion is not None:
+        own["dispersion"] = float(block.dispersion[at])
     call = replace(call, data=data, trials=None, **own)
     # A zero-inflated family is one already.
     frame, family, call = prepared(text, design.family, call)

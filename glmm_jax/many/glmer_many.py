@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from glmm_jax.many import responses as reading
 from glmm_jax.many.checkpoint import digest, opened
 from glmm_jax.many.chunks import Chunk, fit_chunks
 from glmm_jax.many.designs import design_of, one_fit
+from glmm_jax.many.dispersions import SHARED, SHRUNKEN, moderated
 from glmm_jax.many.groups import data_sets
 from glmm_jax.many.table import Columns, ManyFits, taken
 from glmm_jax.model import Model
@@ -49,7 +51,7 @@ def glmer_many(
     nagq: int = 1,
     curvature: str | None = None,
     reml: bool = False,
-    dispersion: str | None = None,
+    dispersion: Any = None,
     zero_inflation: str | None = None,
     priors: Any = (),
     optimizer: Any = "quasi-newton",
@@ -77,6 +79,11 @@ def glmer_many(
         their own, with a response in the formula as for `glmer`. Data sets are padded into a few
         shapes. A coefficient that a data set cannot tell from others is NaN there.
     weights, offset : as for `glmer`, one for all models; or a table like responses, a column each.
+    dispersion : a formula as for `glmer`; or how much is known of phi: a number for all models; an
+        array or a Series of one for each response; "shared", one phi for all, the maximum of their
+        joint likelihood; "shrunken", with a normal prior on log(phi) estimated from all models (see
+        `many.dispersions`). To compare two formulas after that, give both the values of the larger,
+        `np.exp(fits.dispersion["log(phi)"])`.
     devices : None for all devices that JAX sees, or a list of `jax.devices()`.
     chunk_size : number of models held in memory at once; None for as many as make 128 MB.
     checkpoint : folder for finished chunks. A run that was killed goes on from it when called with
@@ -96,6 +103,24 @@ def glmer_many(
     ValueError : anything wrong with the input, before any model is fitted (with an iterable:
         before any of its block); a response that the family does not allow is named.
     """
+    if isinstance(dispersion, str) and dispersion in (SHARED, SHRUNKEN):
+        if not (responses is None or reading.is_table(responses)):
+            raise ValueError(
+                f"dispersion={dispersion!r} reads the responses several times; give one table, not "
+                "an iterable"
+            )
+
+        def again(stage: str | None, dispersion: Any = None, priors: Any = priors) -> ManyFits:
+            kept = None if checkpoint is None or stage is None else Path(checkpoint) / stage
+            return glmer_many(
+                formula, data, family, link, responses=responses, by=by, weights=weights,
+                offset=offset, trials=trials, nagq=nagq, curvature=curvature, reml=reml,
+                dispersion=dispersion, zero_inflation=zero_inflation, priors=priors,
+                optimizer=optimizer, max_steps=max_steps, na_action=na_action, devices=devices,
+                chunk_size=chunk_size, checkpoint=kept, progress=progress,
+            )  # fmt: skip
+
+        return moderated(dispersion, priors, again)
     table = as_data_frame(data).copy(deep=False)
     if (responses is None) == (by is None):
         raise ValueError(
@@ -107,6 +132,14 @@ def glmer_many(
     per_model = {name: value if _is_table(value) else None for name, value in per_model.items()}
     shared = {name: None if _is_table(value) else value
               for name, value in (("offset", offset), ("weights", weights))}  # fmt: skip
+    own = None
+    if np.ndim(dispersion) == 1:
+        if by is not None:
+            raise ValueError(
+                "dispersion: one value for each model needs responses=; with by= give one number, "
+                "or a formula"
+            )
+        own, dispersion = dispersion, 1.0  # in place of theirs, which are numbers of each lane
     call = Call(
         table, shared["weights"], shared["offset"], trials, na_action, nagq, curvature, optimizer,
         max_steps, reml, dispersion, zero_inflation, priors,
@@ -117,7 +150,7 @@ def glmer_many(
             raise ValueError("offset= and weights= must be one column with by=, not a table")
         return _data_sets(run, by, chunk_size or LARGEST_CHUNK)
     size = chunk_size or max(1, min(LARGEST_CHUNK, CHUNK_NUMBERS // max(len(table), 1)))
-    return _responses(run, per_model, responses, size)
+    return _responses(run, {**per_model, "dispersion": own}, responses, size)
 
 
 def _responses(run: _Run, per_model: dict[str, Any], responses: Any, size: int) -> ManyFits:
@@ -126,7 +159,7 @@ def _responses(run: _Run, per_model: dict[str, Any], responses: Any, size: int) 
     assert data is not None
     read = partial(
         reading.blocks, responses, len(data), data.index, per_model["offset"],
-        per_model["weights"], size,
+        per_model["weights"], size, per_model["dispersion"],
     )  # fmt: skip
     blocks = read()
     first = next(iter(blocks), None)
@@ -146,7 +179,11 @@ def _responses(run: _Run, per_model: dict[str, Any], responses: Any, size: int) 
         size,
     )
     refit = partial(one_fit, design, read if is_table else None, names)
-    return run.table(names, columns, design.frame, design.family, design.model, refit, complete)
+    own = per_model["dispersion"]
+    known = None if own is None else reading.known(own, names)
+    return run.table(
+        names, columns, design.frame, design.family, design.model, refit, complete, known
+    )
 
 
 def _data_sets(run: _Run, by: str, size: int) -> ManyFits:
@@ -197,13 +234,16 @@ class _Run:
         model: Model,
         refit: Callable[[Any], Fit],
         complete: bool,
+        known: np.ndarray | None = None,
     ) -> ManyFits:
-        """The results with their names."""
+        """The results with their names; known: values of phi where each model has its own, (B,)."""
+        if known is None and frame.known is not None:
+            known = np.full(len(names), frame.known[0])
         named = SimpleNamed(frame, family)
         parameters = [*frame.X_names, *theta_names(frame), *dispersion_names(named)]
         return ManyFits(
             names, columns, pd.Index(parameters), model.p, model.m, self.formula, frame, family,
-            refit, complete,
+            refit, complete, known,
         )  # fmt: skip
 
 

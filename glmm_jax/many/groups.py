@@ -60,7 +60,8 @@ class DataSets:
     def _model(self, part: Frame, name: Any) -> Model:
         try:
             with engine():
-                found, _ = place(part, self.family, self.call.curvature, True, pad=coarse)
+                call = self.call
+                found, _ = place(part, self.family, call.curvature, True, call.priors, pad=coarse)
         except ValueError as error:
             raise ValueError(f"by: data set {name!r}: {error}") from error
         return found
@@ -137,6 +138,7 @@ def subset(frame: Frame, rows: np.ndarray) -> tuple[Frame, np.ndarray]:
         blocks=tuple(_block(block, rows) for block in frame.blocks),
         offset=frame.offset[rows],
         weights=cut(frame.weights),
+        known=cut(frame.known),
         index=frame.index[rows],
         kept_rows=None,
         design=replace(frame.design, kept=_kept(frame.design.kept, kept)),

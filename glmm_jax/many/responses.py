@@ -16,12 +16,14 @@ from glmm_jax.families.zeros import takes
 @dataclass(frozen=True, eq=False)
 class Block:
     """Responses b at a time. names: their labels; y: (rows of the data, b) float64, NaN missing;
-    offset, weights: likewise, or None where they are the same for all."""
+    offset, weights: likewise, or None where they are the same for all; dispersion: (b,) known
+    values of phi, or None."""
 
     names: pd.Index
     y: np.ndarray
     offset: np.ndarray | None = None
     weights: np.ndarray | None = None
+    dispersion: np.ndarray | None = None
 
 
 def is_table(responses: Any) -> bool:
@@ -30,7 +32,13 @@ def is_table(responses: Any) -> bool:
 
 
 def blocks(
-    responses: Any, rows: int, index: pd.Index, offset: Any, weights: Any, size: int
+    responses: Any,
+    rows: int,
+    index: pd.Index,
+    offset: Any,
+    weights: Any,
+    size: int,
+    dispersion: Any = None,
 ) -> Iterator[Block]:
     """The responses in blocks of at most `size`.
 
@@ -40,23 +48,26 @@ def blocks(
         such. An iterable is read once, block by block, so that it may be larger than memory.
     rows, index : number and labels of the rows of the data.
     offset, weights : (rows, B) arrays or DataFrames, one column a response; None if there are none.
+    size : most responses in a block.
+    dispersion : (B,) known values of phi, a Series by the names of the responses; None if there
+        are none of their own.
 
     Raises:
         ValueError: a block of another shape or with other row labels, columns that are no numbers,
             names that occur twice.
     """
     if is_table(responses):
-        yield from _cut(responses, rows, index, offset, weights, size, 0)
+        yield from _cut(responses, rows, index, offset, weights, size, 0, dispersion)
         return
     if isinstance(responses, str | bytes) or not hasattr(responses, "__iter__"):
         raise ValueError(
             f"responses is a {type(responses).__name__}; give an array (rows, models), a DataFrame "
             "with one column a model, or an iterable of such blocks"
         )
-    if offset is not None or weights is not None:
+    if offset is not None or weights is not None or dispersion is not None:
         raise ValueError(
-            "offset= and weights= per response need responses= as one table; give them as one "
-            "column for all, or fit the blocks one by one"
+            "offset=, weights= and dispersion= per response need responses= as one table; give one "
+            "column (one number) for all, or fit the blocks one by one"
         )
     first, seen = 0, set()
     for part in responses:
@@ -70,7 +81,14 @@ def blocks(
 
 
 def _cut(
-    table: Any, rows: int, index: pd.Index, offset: Any, weights: Any, size: int, first: int
+    table: Any,
+    rows: int,
+    index: pd.Index,
+    offset: Any,
+    weights: Any,
+    size: int,
+    first: int,
+    dispersion: Any = None,
 ) -> Iterator[Block]:
     names = check_table("responses", table, rows, index)
     if names is None:
@@ -87,6 +105,7 @@ def _cut(
             )
         if labels is not None and isinstance(table, pd.DataFrame) and not labels.equals(names):
             raise ValueError(f"{argument}: its columns have other names than those of responses")
+    given = None if dispersion is None else known(dispersion, names)
     for start in range(0, table.shape[1], size):
         stop = min(start + size, table.shape[1])
         parts = [
@@ -95,7 +114,33 @@ def _cut(
         ]
         y, own_offset, own_weights = parts
         assert y is not None
-        yield Block(names[start:stop], y, own_offset, own_weights)
+        phi = None if given is None else given[start:stop]
+        yield Block(names[start:stop], y, own_offset, own_weights, phi)
+
+
+def known(dispersion: Any, names: pd.Index) -> np.ndarray:
+    """Values of phi in the order of the responses, (B,).
+
+    Raises:
+        ValueError: another number of them, a name that is missing, values that are not positive.
+    """
+    if isinstance(dispersion, pd.Series):
+        missing = names.difference(dispersion.index)
+        if len(missing):
+            raise ValueError(
+                f"dispersion: the Series has no value for {len(missing)} responses, such as "
+                f"{missing[0]!r}; its index must hold their names"
+            )
+        dispersion = dispersion.reindex(names)
+    values = np.asarray(dispersion)
+    if values.shape != (len(names),):
+        raise ValueError(
+            f"dispersion has shape {values.shape}; give one number for each of the {len(names)} "
+            "responses, or one for all"
+        )
+    if values.dtype.kind not in "iuf" or not np.all(np.isfinite(values) & (values > 0)):
+        raise ValueError("dispersion: known values of phi are positive, finite numbers")
+    return values.astype(float)
 
 
 def check_table(argument: str, table: Any, rows: int, index: pd.Index) -> pd.Index | None:

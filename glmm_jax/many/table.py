@@ -56,7 +56,7 @@ class ManyFits:
     names : labels of the models, (B,). columns : their numbers. parameters : names of the P
     parameters, coefficients first. p, m : number of coefficients and of covariance parameters.
     formula, frame, family : what was fitted. refit : name -> Fit. complete : whether all models
-    were fitted, or the run was interrupted.
+    were fitted, or the run was interrupted. known : values of phi that were given, (B,), or None.
     """
 
     names: pd.Index
@@ -69,6 +69,7 @@ class ManyFits:
     family: Family
     refit: Callable[[Any], Fit]
     complete: bool = True
+    known: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -105,7 +106,10 @@ class ManyFits:
 
     @property
     def dispersion(self) -> pd.DataFrame:
-        """Parameters of the family besides eta, each on its unbounded scale, "log(phi)" say."""
+        """Parameters of the family besides eta, each on its unbounded scale, "log(phi)" say; also
+        where they are known."""
+        if self.known is not None:
+            return pd.DataFrame({"log(phi)": np.log(self.known)}, self.names)
         return self._wide(slice(self.p + self.m, None))
 
     @property
@@ -167,6 +171,8 @@ class ManyFits:
                 f"reduced: {reduced.formula!r} ({reduced.family.name}) is no special case of "
                 f"{self.formula!r} ({self.family.name}); leave terms out of the larger formula"
             )
+        if not np.array_equal(self._known(), reduced._known()):
+            raise ValueError("reduced: it was fitted with other known dispersions; use the same")
         both = self.converged & reduced.converged
         change = reduced.columns.deviance - self.columns.deviance
         statistic = np.where(both, np.maximum(change, 0.0), np.nan)
@@ -200,6 +206,9 @@ class ManyFits:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _known(self) -> np.ndarray:
+        return np.zeros(0) if self.known is None else self.known
 
     def _wide(self, columns: slice) -> pd.DataFrame:
         return pd.DataFrame(
