@@ -11,7 +11,6 @@ clock. Only the fits, standard errors included, are timed; CPU seconds are those
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import multiprocessing
 import sys
@@ -25,7 +24,6 @@ from typing import Any
 import numpy as np
 from worker import peak_bytes, read, say, versions
 
-KNOWN = "known_dispersion"  # argument of glmer_many for dispersions that are given, one a model
 Fitted = Callable[[], dict[str, Any]]
 Commands = dict[str, Callable[..., Fitted]]
 
@@ -52,14 +50,12 @@ def glmm_jax(path: Path, study: dict[str, Any]) -> Commands:
 
     data = read(path)
     y, phi = numbers(path, study, len(data))
-    if study["known"] and KNOWN not in inspect.signature(glmer_many).parameters:
-        raise ValueError(f"glmer_many has no argument {KNOWN!r} yet")
     responses, p = y.T, 0
 
     def many(first: int, count: int, **more: Any) -> Any:
         chosen = slice(first, first + count)
         if phi is not None:
-            more[KNOWN] = phi[chosen]
+            more["dispersion"] = phi[chosen]
         if study["trials"]:
             more["trials"] = study["trials"]
         return glmer_many(

@@ -86,7 +86,10 @@ def glmm_jax(data: pd.DataFrame, case: dict[str, Any]) -> Commands:
 
 
 def glmm(data: pd.DataFrame, case: dict[str, Any]) -> Commands:
-    """PyPI glmm: Laplace, standard errors from the Hessian (its default)."""
+    """PyPI glmm: Laplace, standard errors from the Hessian (its default).
+
+    It is told not to refit Poisson models for likelihood-ratio tests, which the others do not.
+    """
     import glmm as peer
 
     formula = case["formula"]
@@ -97,7 +100,7 @@ def glmm(data: pd.DataFrame, case: dict[str, Any]) -> Commands:
     family = "poisson" if case["family"] == "poisson" else "binomial"
 
     def fit() -> Callable[[], dict[str, Any]]:
-        found = peer.fit(data, formula, family)
+        found = peer.fit(data, formula, family, anova_test="Wald")
         return lambda: answer(
             found.loglik, found.se, converged=bool(found.converged),
             evaluations=int(found.n_eval + found.n_grad),
