@@ -49,7 +49,7 @@ def build_model(
     trials: Any = None,
     curvature: str | None = None,
     na_action: str = "drop",
-    dispersion: str | None = None,
+    dispersion: Any = None,
     zero_inflation: str | None = None,
     priors: Any = (),
     relationship: Any = None,
@@ -68,7 +68,7 @@ def build_model(
         where the family knows its expected information, else "observed".
     dispersion, zero_inflation : one-sided formulas, "~ x", for log(phi) and logit(zero); the latter
         may have random effects, "~ x + (1 | g)", and makes a count family its zero-inflated
-        version.
+        version. A known phi is given as a number, or one a row.
     priors : penalties added to the deviance, see `priors`.
     na_action : "drop" rows with missing values, or "raise".
     relationship : known covariance between the levels of a grouping factor, see `glmer`.
@@ -92,9 +92,22 @@ def build_model(
         absorbed=absorbs(chosen),
         relationship=relationship,
     )
-    if absorbs(chosen):
-        chosen = chosen.matched(frame.y)  # type: ignore[attr-defined]
-    return place(frame, chosen, curvature, priors=priors)[0]
+    return place(frame, adapted(chosen, frame), curvature, priors=priors)[0]
+
+
+def adapted(family: Family, frame: Frame) -> Family:
+    """The family with the number of categories of the response, or with its dispersion known.
+
+    Raises:
+        ValueError: a dispersion is known of a family without one, or should be and is not.
+    """
+    if absorbs(family):
+        return family.matched(frame.y)  # type: ignore[attr-defined]
+    if frame.known is not None:
+        return family if isinstance(family, families.Known) else families.Known(family)
+    if isinstance(family, families.Known):
+        raise ValueError(f"family={family!r} has a known dispersion; give its values, dispersion=")
+    return family
 
 
 def absorbs(family: Family) -> bool:

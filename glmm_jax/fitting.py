@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax import families
-from glmm_jax.build import Placement, absorbs, place
+from glmm_jax.build import Placement, absorbs, adapted, place
 from glmm_jax.estimate import MAX_STEPS, Estimate, checked, program
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame, build_frame
@@ -53,6 +53,8 @@ class Call:
     refitted: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.nagq, np.integer):
+            object.__setattr__(self, "nagq", int(self.nagq))
         for name in ("weights", "offset", "trials", "dispersion"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
@@ -97,13 +99,7 @@ def prepared(formula: Any, family: Family, call: Call) -> tuple[Frame, Family, C
         relationship=call.relationship,
         absorbed=absorbs(family),
     )
-    if absorbs(family):
-        family = family.matched(frame.y)  # type: ignore[attr-defined]
-    if frame.known is not None and not isinstance(family, families.Known):
-        family = families.Known(family)
-    if frame.known is None and isinstance(family, families.Known):
-        raise ValueError(f"family={family!r} has a known dispersion; give its values, dispersion=")
-    return frame, family, replace(call, wrapped=wrapped, priors=listed(call.priors))
+    return frame, adapted(family, frame), replace(call, wrapped=wrapped, priors=listed(call.priors))
 
 
 def fit_call(

@@ -20,6 +20,7 @@ from glmm_jax.fitting import Call
 from glmm_jax.formula.frame import Frame
 from glmm_jax.inference import (
     bootstrap,
+    categories,
     check,
     coef,
     confint,
@@ -132,8 +133,11 @@ class Fit:
 
     @property
     def bse(self) -> pd.Series:
-        """Standard errors of the fixed-effects coefficients."""
-        return pd.Series(np.sqrt(np.diag(self.cov_params())), self._names, name="bse")
+        """Standard errors of the fixed-effects coefficients; infinite for one without a finite
+        estimate (`Status.SEPARATION`), whose Wald test says nothing."""
+        errors = np.sqrt(np.diag(self.cov_params()))
+        separated = np.asarray(self.estimate.separated)[: len(errors)]
+        return pd.Series(np.where(separated, np.inf, errors), self._names, name="bse")
 
     @property
     def zvalues(self) -> pd.Series:
@@ -274,6 +278,7 @@ class Fit:
     refit = refit.refit
     update = update.update
     resid = residuals.resid
+    thresholds = categories.thresholds
     overdispersion = variability.overdispersion
     zero_inflation = variability.zero_inflation
     r_squared = explained.r_squared

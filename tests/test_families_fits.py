@@ -14,7 +14,19 @@ import reference_cases
 import glmm_jax as gj
 from glmm_jax.build import place
 from glmm_jax.estimate import checked, program
-from glmm_jax.families import Exponential, InverseGaussian, Lognormal, StudentT, Weibull
+from glmm_jax.families import (
+    Exponential,
+    Hurdle,
+    InverseGaussian,
+    Lognormal,
+    NegativeBinomial,
+    NegativeBinomial1,
+    Poisson,
+    StudentT,
+    Truncated,
+    Weibull,
+)
+from glmm_jax.families.base import as_dispersion
 from glmm_jax.formula.frame import build_frame
 from glmm_jax.runtime import engine, run
 from glmm_jax.status import Status
@@ -50,6 +62,11 @@ TRUTH = [
     (Lognormal(), (np.log(0.8),)),
     (InverseGaussian(), (np.log(0.3),)),
     (StudentT(df=4), (np.log(0.5),)),
+    (NegativeBinomial(), (np.log(2.5),)),
+    (NegativeBinomial1(), (np.log(0.8),)),
+    (Truncated(Poisson()), ()),
+    (Truncated(NegativeBinomial()), (np.log(2.5),)),
+    (Hurdle(Poisson()), (0.3,)),
 ]
 
 
@@ -61,7 +78,7 @@ def test_recovers_what_was_simulated(truth):
     group = np.repeat(np.arange(40), 10)
     x = rng.normal(size=400)
     eta = 0.5 + 0.4 * x + 0.4 * rng.normal(size=40)[group]
-    dispersion = jnp.asarray(parameters[0]) if parameters else None
+    dispersion = as_dispersion(tuple(map(jnp.asarray, parameters)))
     y = np.asarray(family.sample(jax.random.key(3), jnp.asarray(eta), dispersion))
     found = fit("y ~ x + (1 | g)", pd.DataFrame({"y": y, "x": x, "g": group}), family, "observed")
     assert found.status == Status.CONVERGED

@@ -7,11 +7,12 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import reference_cases
 from scipy import integrate, optimize, stats
 
-from glmm_jax import families, links
+from glmm_jax import families, glmer, links
 from glmm_jax.build import place
 from glmm_jax.estimate import checked, program
 from glmm_jax.families import Ordinal
@@ -293,6 +294,22 @@ def test_fit_and_quadrature_against_direct_integration():
     covariance = np.linalg.inv(0.5 * np.asarray(found.hessian))
     z = (flat - [0.8, 0.9, -0.5, np.log(1.5)]) / np.sqrt(np.diag(covariance))
     assert np.all(np.abs(z) < 3.5)
+
+
+def test_thresholds_of_a_fit():
+    """With errors by the delta method, named after the categories that they lie between."""
+    y, x, g = simulated()
+    levels = pd.Categorical.from_codes(y, ["none", "some", "many"], ordered=True)
+    fit = glmer("y ~ x + (1 | g)", pd.DataFrame({"y": levels, "x": x, "g": g}), "ordinal")
+    table = fit.thresholds()
+    assert list(table.index) == ["none|some", "some|many"]
+    values = jnp.asarray(fit.dispersion_params.to_numpy())
+    taus = fit.family.thresholds(tuple(values))
+    np.testing.assert_allclose(table["Estimate"], taus, rtol=1e-12)
+    J = np.asarray(jax.jacfwd(lambda v: jnp.stack(fit.family.thresholds(tuple(v))))(values))
+    V = J @ fit.vcov_all.to_numpy()[-2:, -2:] @ J.T
+    np.testing.assert_allclose(table["Std. Error"], np.sqrt(np.diag(V)), rtol=1e-10)
+    assert "none|some" in str(fit.summary()) and "none|some" in fit.summary()._repr_html_()
 
 
 @pytest.mark.parametrize(

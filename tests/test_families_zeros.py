@@ -321,7 +321,7 @@ def test_names():
         (lambda: Hurdle(families.Binomial()), "not a family of counts"),
         (lambda: Hurdle(Truncated(Poisson())), "changed already"),
         (lambda: ZeroInflated("poisson"), r"families\.ZeroInflated\(families\.Poisson\(\)\)"),
-        (lambda: families.get(Hurdle), r"give it one, families\.Hurdle\(families\.Poisson"),
+        (lambda: families.get(Hurdle), r"give it one, of counts say: families\.Hurdle\(families"),
         (lambda: families.get("zero_inflated_gaussian"), "not a family of counts"),
         (lambda: families.get("zero_inflated_nothing"), "is not known"),
         (lambda: Truncated(Poisson()).check([1, 2, 0, 0]), r"0 in row 2 \(and 1 more\).*hurdle"),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from designs import DESIGNS, Design
+from designs import BY_STRUCTURE, DESIGNS, Design
 
 import glmm_jax as gj
 from glmm_jax import pirls, structure
@@ -41,6 +41,12 @@ def derivatives(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array, jax.A
 
     H, (d, g) = jax.jacfwd(with_value, has_aux=True)(x)
     return d, g, H
+
+
+@jax.jit
+def slopes(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array]:
+    """Value and gradient, of the implicit rule."""
+    return jax.value_and_grad(value)(x, model)
 
 
 def unrolled(x: jax.Array, design: Design) -> jax.Array:
@@ -85,7 +91,10 @@ def unrolled(x: jax.Array, design: Design) -> jax.Array:
     return -2.0 * jnp.sum(rows.weights * log_prob) + u @ u + jnp.linalg.slogdet(H)[1]
 
 
-def unrolled_derivatives(x: jax.Array, design: Design):
+def unrolled_derivatives(x: jax.Array, design: Design, second: bool):
+    if not second:
+        return jax.jit(jax.value_and_grad(partial(unrolled, design=design)))(x)
+
     def with_value(x):
         d, g = jax.value_and_grad(unrolled)(x, design)
         return g, (d, g)
@@ -98,28 +107,32 @@ def unrolled_derivatives(x: jax.Array, design: Design):
 def test_implicit_is_unrolled_is_differences_is_dense(design: Design) -> None:
     model = designs.model(design)
     x = flatten(designs.params(design))
-    d, g, H = derivatives(x, model)
-    assert np.isfinite(d)
-    np.testing.assert_allclose(H, H.T, rtol=1e-9, atol=1e-9 * np.max(np.abs(H)))
+    # Hessians of every structure, and of every link with one factor.
+    second = design in BY_STRUCTURE or design.structure in ("scalar", "slope")
+    order = derivatives if second else slopes
+    ours = order(x, model)
+    assert np.isfinite(ours[0])
 
-    # A structured path and the dense twin are the same function.
-    twin = model.replace(structure=structure.dense(model.structure))
-    for found, expected in zip((d, g, H), derivatives(x, twin), strict=True):
-        scale = np.max(np.abs(expected))
-        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10 * scale)
+    # A structured path and the dense twin are the same function, whatever the family.
+    if design in BY_STRUCTURE:
+        twin = model.replace(structure=structure.dense(model.structure))
+        for found, expected in zip(ours, derivatives(x, twin), strict=True):
+            scale = np.max(np.abs(expected))
+            np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10 * scale)
 
     # The loop differentiated step by step; its matrices are built outside the engine.
-    for found, expected in zip((d, g, H), unrolled_derivatives(x, design), strict=True):
+    for found, expected in zip(ours, unrolled_derivatives(x, design, second), strict=True):
         scale = np.max(np.abs(expected))
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * scale)
 
-    slopes, columns = [], []
-    for e in np.eye(len(x)):
-        up, down = derivatives(x + STEP * e, model), derivatives(x - STEP * e, model)
-        slopes.append((up[0] - down[0]) / (2 * STEP))
-        columns.append((up[1] - down[1]) / (2 * STEP))
-    np.testing.assert_allclose(g, slopes, rtol=1e-6, atol=1e-6 * np.max(np.abs(g)))
-    np.testing.assert_allclose(H, columns, rtol=1e-6, atol=1e-6 * np.max(np.abs(H)))
+    # Each derivative is that of the one before it.
+    ends = [(order(x + STEP * e, model), order(x - STEP * e, model)) for e in np.eye(len(x))]
+    for i, found in enumerate(ours[1:]):
+        slope = np.array([(up[i] - down[i]) / (2 * STEP) for up, down in ends])
+        np.testing.assert_allclose(found, slope, rtol=1e-6, atol=1e-6 * np.max(np.abs(found)))
+    if second:
+        H = ours[2]
+        np.testing.assert_allclose(H, H.T, rtol=1e-9, atol=1e-9 * np.max(np.abs(H)))
 
 
 # One factor, an eliminated chain, a dense remainder after fill; canonical and not.
@@ -140,8 +153,7 @@ COMPOSED = {
 }
 
 
-@pytest.mark.parametrize("mode", COMPOSED)
-@pytest.mark.parametrize("design", EVERY_KIND, ids=str)
+@pytest.mark.parametrize(("design", "mode"), list(zip(SMALL, COMPOSED, strict=True)), ids=str)
 def test_hessian_by_any_mix_of_modes(design: Design, mode: str) -> None:
     model = designs.model(design)
     x = flatten(designs.params(design))
@@ -150,7 +162,7 @@ def test_hessian_by_any_mix_of_modes(design: Design, mode: str) -> None:
     np.testing.assert_allclose(H, expected, rtol=1e-9, atol=1e-9 * np.max(np.abs(expected)))
 
 
-@pytest.mark.parametrize("design", SMALL[:2], ids=str)
+@pytest.mark.parametrize("design", SMALL[:1], ids=str)
 def test_third_derivatives_by_two_mixes(design: Design) -> None:
     model = designs.model(design)
     x = flatten(designs.params(design))
@@ -176,7 +188,7 @@ def test_third_derivatives_by_two_mixes(design: Design) -> None:
     np.testing.assert_allclose(inside, (up - down) @ v / (2 * STEP), rtol=1e-6, atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("design", EVERY_KIND, ids=str)
+@pytest.mark.parametrize("design", EVERY_KIND[1:], ids=str)
 def test_vmap_over_parameters_and_over_models(design: Design) -> None:
     model = designs.model(design)
     x = flatten(designs.params(design))

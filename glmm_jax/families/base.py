@@ -57,6 +57,8 @@ class Family:
     allowed_links: ClassVar[tuple[str, ...]]
     has_dispersion: ClassVar[bool]
     has_fisher: ClassVar[bool] = True
+    # What phi means, in the words of a summary.
+    phi_is: ClassVar[str] = ""
     # Whether phi is nothing but a factor of the variance: Pearson residuals then leave it out.
     variance_scales: ClassVar[bool] = False
     canonical_link: ClassVar[str | None] = None

@@ -41,6 +41,7 @@ class Beta(Family):
     default_link = links.Logit()
     allowed_links = ("logit", "probit", "cloglog", "loglog", "cauchit")
     has_dispersion = True
+    phi_is = "variance mu (1 - mu) / (1 + phi)"
     mean_range = (0.0, 1.0)
 
     def log_prob(

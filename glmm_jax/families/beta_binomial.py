@@ -37,6 +37,7 @@ class BetaBinomial(Family):
     default_link = links.Logit()
     allowed_links = ("logit", "probit", "cloglog", "loglog", "cauchit")
     has_dispersion = True
+    phi_is = "precision of the probabilities"
     mean_range = (0.0, 1.0)
     has_fisher = False
 

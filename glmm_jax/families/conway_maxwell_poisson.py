@@ -35,6 +35,7 @@ class ConwayMaxwellPoisson(Family):
     default_link = links.Log()
     allowed_links = ("log", "sqrt", "identity")
     has_dispersion = True
+    phi_is = "variance about phi mu"
     mean_range = (0.0, math.inf)
 
     def log_prob(

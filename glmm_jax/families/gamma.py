@@ -36,6 +36,7 @@ class Gamma(Family):
     default_link = links.Log()
     allowed_links = ("log", "inverse", "identity")
     has_dispersion = True
+    phi_is = "variance phi mu^2"
     mean_range = (0.0, math.inf)
     variance_scales = True
 

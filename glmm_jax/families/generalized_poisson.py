@@ -33,6 +33,7 @@ class GeneralizedPoisson(Family):
     default_link = links.Log()
     allowed_links = ("log", "sqrt", "identity")
     has_dispersion = True
+    phi_is = "variance phi mu"
     mean_range = (0.0, math.inf)
     has_fisher = False
 

@@ -28,6 +28,7 @@ class InverseGaussian(Family):
     default_link = links.Log()
     allowed_links = ("log", "inverse", "identity")
     has_dispersion = True
+    phi_is = "variance phi mu^3"
     mean_range = (0.0, math.inf)
     variance_scales = True
 

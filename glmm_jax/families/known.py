@@ -37,7 +37,7 @@ class Known(Family):
                 f"a known dispersion is for a family whose one parameter is phi and leaves the "
                 f"mean alone, such as 'negative_binomial' or 'gamma'; {inner.name!r} is not"
             )
-        for name in ("link", "default_link", "allowed_links", "has_fisher", "mean_range"):
+        for name in ("link", "default_link", "allowed_links", "has_fisher", "mean_range", "phi_is"):
             object.__setattr__(self, name, getattr(inner, name))
         object.__setattr__(self, "name", inner.name)
         object.__setattr__(self, "inner", inner)

@@ -32,6 +32,7 @@ class Lognormal(Family):
     default_link = links.Log()
     allowed_links = ("log", "inverse", "identity")
     has_dispersion = True
+    phi_is = "standard deviation of y"
     mean_range = (0.0, math.inf)
 
     def log_prob(

@@ -45,6 +45,7 @@ class NegativeBinomial(Family):
     default_link = links.Log()
     allowed_links = ("log", "sqrt", "identity")
     has_dispersion = True
+    phi_is = "variance mu + mu^2 / phi"
     mean_range = (0.0, math.inf)
 
     def log_prob(
@@ -106,6 +107,7 @@ class NegativeBinomial1(Family):
     default_link = links.Log()
     allowed_links = ("log", "sqrt", "identity")
     has_dispersion = True
+    phi_is = "variance mu (1 + phi)"
     mean_range = (0.0, math.inf)
     has_fisher = False
 

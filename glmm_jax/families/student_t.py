@@ -50,6 +50,7 @@ class StudentT(Family):
     default_link = links.Identity()
     allowed_links = ("identity", "log", "inverse")
     has_dispersion = True
+    phi_is = "scale"
 
     def __init__(self, link: str | Link | None = None, df: float | None = None):
         super().__init__(link)

@@ -53,6 +53,7 @@ class Tweedie(Family):
     default_link = links.Log()
     allowed_links = ("log", "inverse", "identity")
     has_dispersion = True
+    phi_is = "variance phi mu^p"
     mean_range = (0.0, math.inf)
 
     @property

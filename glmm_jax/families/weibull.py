@@ -31,6 +31,7 @@ class Weibull(Family):
     default_link = links.Log()
     allowed_links = ("log", "inverse", "identity")
     has_dispersion = True
+    phi_is = "shape"
     mean_range = (0.0, math.inf)
 
     def log_prob(

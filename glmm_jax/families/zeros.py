@@ -149,6 +149,7 @@ def wrap(wrapper: Family, inner: Any, prefix: str) -> None:
     put("name", f"{prefix} {inner.name}")
     for name in _TAKEN_OVER:
         put(name, getattr(inner, name))
+    put("phi_is", inner.phi_is and f"of {inner.name} counts: {inner.phi_is}")
 
 
 def _require_counts(wrapper: str, inner: Any) -> None:

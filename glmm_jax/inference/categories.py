@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import jax
@@ -39,11 +40,7 @@ def probabilities(
     Raises:
         ValueError: a response that is none of ordered categories.
     """
-    if not isinstance(fit.family, Ordinal):
-        raise ValueError(
-            f"kind='category': the {fit.family.name} family has no categories; use 'response' or "
-            "'link', or fit an ordered response with family='ordinal'"
-        )
+    _check_ordinal(fit, "kind='category'")
     n = len(eta)
     found = np.zeros((0, len(labels(fit))))
     if n:
@@ -52,6 +49,35 @@ def probabilities(
         with engine():
             found = np.array(run(_probabilities, padded(eta, size), parts, family=fit.family))[:n]
     return pd.DataFrame(found, index, list(labels(fit)))
+
+
+def thresholds(fit: Fit) -> pd.DataFrame:
+    """Thresholds tau_k between categories, a row each, named "1|2" after the two.
+
+    Columns Estimate, Std. Error (by the delta method) and z value, as those of the coefficients.
+
+    Raises:
+        ValueError: a response that is none of ordered categories.
+    """
+    _check_ordinal(fit, "thresholds")
+    first, *log_gaps = fit.dispersion_params.to_numpy()
+    gaps = np.exp(log_gaps)
+    estimate = np.cumsum([first, *gaps])
+    # dtau_k / d(first, log gaps): ones, then the gaps that lie below.
+    slopes = np.tril(np.broadcast_to([1.0, *gaps], (len(estimate), len(estimate))))
+    V = fit.vcov_all.to_numpy()[-len(estimate) :, -len(estimate) :]
+    error = np.sqrt(np.einsum("ij,jk,ik->i", slopes, V, slopes))
+    z = np.divide(estimate, error, out=np.full_like(error, np.nan), where=error > 0)
+    names = [f"{low}|{high}" for low, high in pairwise(labels(fit))]
+    return pd.DataFrame({"Estimate": estimate, "Std. Error": error, "z value": z}, names)
+
+
+def _check_ordinal(fit: Fit, argument: str) -> None:
+    if not isinstance(fit.family, Ordinal):
+        raise ValueError(
+            f"{argument}: the {fit.family.name} family has no categories; fit an ordered response "
+            "with family='ordinal'"
+        )
 
 
 @partial(jax.jit, static_argnames="family")

@@ -168,9 +168,12 @@ def _observations(summary: Summary) -> str:
 
 
 def _fixed(frame: pd.DataFrame) -> Table:
-    """Coefficient table with a last column of significance codes."""
+    """Coefficient table with a last column of significance codes, if it has p-values."""
     both = digits.estimates(frame.iloc[:, :2].to_numpy())
     z = digits.statistics(frame.iloc[:, 2].to_numpy())
+    if not _has_p_values(frame):
+        rows = zip(frame.index, both, z, strict=True)
+        return [["", *map(str, frame.columns)], *([str(n), *pair, z] for n, pair, z in rows)]
     p = digits.p_values(frame.iloc[:, 3])
     marks = [digits.stars(value) for value in frame.iloc[:, 3]]
     rows = zip(frame.index, both, z, p, marks, strict=True)
@@ -178,9 +181,15 @@ def _fixed(frame: pd.DataFrame) -> Table:
     return [header, *([str(name), *pair, *rest] for name, pair, *rest in rows)]
 
 
+def _has_p_values(frame: pd.DataFrame) -> bool:
+    return frame.shape[1] > 3
+
+
 def _fixed_text(frame: pd.DataFrame) -> list[str]:
     if not len(frame):
         return ["  (none)"]
+    if not _has_p_values(frame):
+        return digits.aligned(_fixed(frame))
     return digits.starred(_fixed(frame), (0, 5), frame.iloc[:, 3])
 
 

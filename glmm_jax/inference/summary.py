@@ -15,6 +15,7 @@ from glmm_jax.families.gaussian import Gaussian
 from glmm_jax.families.ordinal import Ordinal
 from glmm_jax.formula.frame import CONDITIONAL
 from glmm_jax.inference import layout, structured
+from glmm_jax.inference.categories import thresholds
 from glmm_jax.inference.diagnosis import outcome, warnings
 from glmm_jax.inference.parameter_names import dispersion_errors, has_sigma
 from glmm_jax.inference.residuals import available
@@ -176,13 +177,16 @@ def _parameters(fit: Fit) -> tuple[ParameterBlock, ...]:
     if fit.frame.known is not None:
         low, high = np.min(fit.frame.known), np.max(fit.frame.known)
         values = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-        return (ParameterBlock(f"phi: {values} (known)", None),)
+        return (ParameterBlock(f"phi: {values} (known; {fit.family.phi_is})", None),)
+    if isinstance(fit.family, Ordinal):
+        return (ParameterBlock("Thresholds:", thresholds(fit)),)
     estimates, errors = fit.dispersion_params.to_numpy(), dispersion_errors(fit)
     models = {PARAMETER_OF[model.argument]: model for model in fit.frame.parameter_models}
     out, at = [], 0
     for name in fit.family.parameters:
         if name not in models:
-            out.append(ParameterBlock(_constant(name, estimates[at], errors[at]), None))
+            told = _constant(name, estimates[at], errors[at], fit.family.phi_is)
+            out.append(ParameterBlock(told, None))
             at += 1
             continue
         model = models[name]
@@ -202,15 +206,16 @@ def _parameters(fit: Fit) -> tuple[ParameterBlock, ...]:
     return tuple(out)
 
 
-def _constant(name: str, value: float, error: float) -> str:
+def _constant(name: str, value: float, error: float, phi_is: str) -> str:
     """A constant on its own scale, and on that without bounds with its standard error."""
     bare = f"{name}: {value:.4g} (standard error {error:.3g})"
     for link, inverse in (("log", np.exp), ("logit", scipy.special.expit)):
         if name.startswith(f"{link}(") and name.endswith(")"):
             own = name[len(link) + 1 : -1]
             own = "probability of an excess zero" if name == "logit(zero)" else own
+            meaning = f" ({phi_is})" if own == "phi" and phi_is else ""
             with np.errstate(over="ignore"):
-                return f"{own}: {inverse(value):.4g}; {bare}"
+                return f"{own}: {inverse(value):.4g}{meaning}; {bare}"
     return bare
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 
+from glmm_jax.families.base import Family
 from glmm_jax.many.table import ManyFits
 from glmm_jax.priors import Normal, listed
 
@@ -31,21 +32,22 @@ _REACH, _WIDTH = 2.0, 1e-3
 LEAST_SD = 0.05
 
 
-def moderated(how: str, priors: Any, fit: Callable[..., ManyFits]) -> ManyFits:
+def moderated(how: str, family: Family, priors: Any, fit: Callable[..., ManyFits]) -> ManyFits:
     """The fits with a shared or shrunken dispersion.
 
-    Parameters: how, SHARED or SHRUNKEN; priors of the caller; fit(stage, dispersion=, priors=),
-    which fits all models, with stage the name of a part of the checkpoint (None: not kept).
+    Parameters: how, SHARED or SHRUNKEN; family and priors of the caller; fit(stage, dispersion=,
+    priors=), which fits all models, with stage the name of a part of the checkpoint (None: not
+    kept).
 
     Raises:
         ValueError: a family without log(phi), or no model that tells its dispersion.
     """
-    first = fit("each")
-    if PARAMETER not in first.parameters:
+    if PARAMETER not in family.parameters:
         raise ValueError(
-            f"dispersion={how!r}: the {first.family.name} family has no parameter phi; use "
+            f"dispersion={how!r}: the {family.name} family has no parameter phi; use "
             "family='negative_binomial', say"
         )
+    first = fit("each")
     x, error = _informative(first, how)
     if how == SHRUNKEN:
         mean, sd = prior_of(x, error)

@@ -120,7 +120,7 @@ def glmer_many(
                 chunk_size=chunk_size, checkpoint=kept, progress=progress,
             )  # fmt: skip
 
-        return moderated(dispersion, priors, again)
+        return moderated(dispersion, families.get(family, link), priors, again)
     table = as_data_frame(data).copy(deep=False)
     if (responses is None) == (by is None):
         raise ValueError(

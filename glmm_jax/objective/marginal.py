@@ -45,8 +45,8 @@ def check(model: Model, nagq: Any, reml: Any = False) -> None:
     """Raise a ValueError unless nagq and reml are values that this model admits."""
     if isinstance(nagq, bool) or not isinstance(nagq, int) or nagq < 0:
         raise ValueError(
-            f"nagq={nagq!r}; use 1 (Laplace), the number of quadrature nodes in each dimension, or "
-            "0 (joint mode of u and beta)"
+            f"nagq={nagq!r}; use 1 (Laplace), the number of quadrature nodes in each dimension, 0 "
+            "(joint mode of u and beta), or in glmer 'auto'"
         )
     if not isinstance(reml, bool):
         raise ValueError(f"reml={reml!r}; use True or False")
