@@ -25,9 +25,10 @@ import report
 from machine import RESULTS, header, write
 
 import glmm_jax as gj
+from glmm_jax.runtime import CAREFUL
 
 # The option that `glmer` compiles its programs with, read when the first one is compiled.
-os.environ["XLA_FLAGS"] = "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+os.environ["XLA_FLAGS"] = " ".join(f"--{name}={value}" for name, value in CAREFUL.items())
 
 NEGATIVE_BINOMIAL = {"family": "negative_binomial"}
 

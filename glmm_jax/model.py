@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -245,27 +246,37 @@ def lambdas(theta: jax.Array, model: Model) -> tuple[jax.Array, ...]:
 
 def thetas(factors: tuple[jax.Array, ...], model: Model) -> jax.Array:
     """theta, (m,), from the Lambda of each grouping factor: the inverse of `lambdas`."""
-    theta = jnp.zeros(model.m, factors[0].dtype)
-    for terms, Lambda in zip(model.terms, factors, strict=True):
-        row = 0
-        for term in terms:
-            k = term.covariance.columns
-            part = covariance.parameters(term.covariance, Lambda[row : row + k, row : row + k])
-            theta = theta.at[term.start : term.stop].set(part)
-            row += k
-    return theta
+
+    def own(kind: covariance.Covariance, Lambda: jax.Array, columns: slice) -> jax.Array:
+        return covariance.parameters(kind, Lambda[columns, columns])
+
+    return _by_term(own, factors, model)
 
 
 def natural(rows: tuple[jax.Array, ...], model: Model) -> jax.Array:
     """Size of each element of theta, (m,), from a standard deviation of each column, (k,)."""
-    theta = jnp.zeros(model.m, rows[0].dtype)
-    for terms, own in zip(model.terms, rows, strict=True):
-        row = 0
+
+    def own(kind: covariance.Covariance, sd: jax.Array, columns: slice) -> jax.Array:
+        return covariance.natural(kind, sd[columns])
+
+    return _by_term(own, rows, model)
+
+
+def _by_term(
+    own: Callable[[covariance.Covariance, jax.Array, slice], jax.Array],
+    held: tuple[jax.Array, ...],
+    model: Model,
+) -> jax.Array:
+    """theta, (m,), put together from what `own` makes of each term: of its kind, of what is held
+    for its grouping factor, and of the term's columns there."""
+    theta = jnp.zeros(model.m, held[0].dtype)
+    for terms, of_factor in zip(model.terms, held, strict=True):
+        first = 0
         for term in terms:
-            k = term.covariance.columns
-            part = covariance.natural(term.covariance, own[row : row + k])
+            columns = slice(first, first + term.covariance.columns)
+            part = own(term.covariance, of_factor, columns)
             theta = theta.at[term.start : term.stop].set(part)
-            row += k
+            first = columns.stop
     return theta
 
 

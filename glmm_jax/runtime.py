@@ -128,14 +128,16 @@ def _options(quick: bool) -> dict[str, Any] | None:
         return None
     given = os.environ.get("XLA_FLAGS", "")
     wanted = CAREFUL | (QUICK if quick else {})
-    return {name: value for name, value in wanted.items() if name not in given and _known(name)}
+    wanted = {name: value for name, value in wanted.items() if name not in given}
+    if _known(wanted):
+        return wanted
+    return {name: value for name, value in wanted.items() if _known({name: value})}
 
 
-def _known(option: str) -> bool:
-    """Whether this version of XLA has an option: it refuses a program compiled with another."""
-    value = (CAREFUL | QUICK)[option]
+def _known(options: dict[str, Any]) -> bool:
+    """Whether this version of XLA has the options: it refuses a program compiled with others."""
     try:
-        jax.jit(lambda x: x).lower(jnp.zeros(())).compile(compiler_options={option: value})
+        jax.jit(lambda x: x).lower(jnp.zeros(())).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError:
         return False
     return True

@@ -7,13 +7,16 @@ array is made.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import kernels
 import pytest
+from nbformat import NotebookNode
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,3 +65,18 @@ def default_precision() -> Iterator[None]:
     """Give one test JAX's own default, float32, as a user's session has it."""
     with jax.enable_x64(False):
         yield
+
+
+@pytest.fixture(scope="module")
+def executed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> NotebookNode:
+    """The notebook PATH of a module out of a fresh kernel, with its QUESTION as the last cell."""
+    module = request.module
+    return kernels.executed(module.PATH, module.QUESTION, tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def answer(executed: NotebookNode) -> dict:
+    """What the notebook's kernel answers to QUESTION."""
+    return json.loads(executed.cells[-1].outputs[0]["text"])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import kernels
 import pytest
 from kernels import assert_complete, pictures, printed, stored
 from nbformat import NotebookNode
@@ -28,17 +26,6 @@ print(json.dumps({
     "crossed": [[s.integral, s.standard_error] for s in found.values()],
 }))
 """
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
-    """The notebook as it comes out of a fresh kernel now, with the question as its last cell."""
-    return kernels.executed(PATH, QUESTION, tmp_path_factory.mktemp("work"))
-
-
-@pytest.fixture(scope="module")
-def answer(executed: NotebookNode) -> dict:
-    return json.loads(executed.cells[-1].outputs[0]["text"])
 
 
 def reference(id: str, nagq: int):

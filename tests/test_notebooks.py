@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import kernels
 import numpy as np
 import pytest
 from kernels import assert_complete, pictures, printed, stored
@@ -36,17 +35,6 @@ print(json.dumps({
 }))
 """
 )
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
-    """The notebook as it comes out of a fresh kernel now, with the question as its last cell."""
-    return kernels.executed(PATH, QUESTION, tmp_path_factory.mktemp("work"))
-
-
-@pytest.fixture(scope="module")
-def answer(executed: NotebookNode) -> dict:
-    return json.loads(executed.cells[-1].outputs[0]["text"])
 
 
 def test_the_stored_notebook_is_complete() -> None:

@@ -24,6 +24,7 @@ from glmm_jax.covariance import AR1, Covariance, Diagonal, Structured
 from glmm_jax.families.gaussian import Gaussian
 from glmm_jax.formula.frame import CONDITIONAL, RandomBlock
 from glmm_jax.inference import structured
+from glmm_jax.inference.vcov import FLAT
 from glmm_jax.model import flatten
 from glmm_jax.runtime import engine
 
@@ -36,9 +37,8 @@ if TYPE_CHECKING:
 # root; "cor2", "cor3", ...: the common correlation of so many columns.
 KINDS = ("beta", "sd", "cor", "sigma", "parameter", "root", "cor2")
 SIGMA = "sigma"
-# An eigenvalue, of the Hessian scaled to a unit diagonal, of which rounding leaves nothing; and the
-# part that a parameter has in its direction.
-FLAT, LOADING = 1e-13, 1e-3
+# The part that a parameter has in a direction in which the deviance is flat.
+LOADING = 1e-3
 
 
 @dataclass(frozen=True)

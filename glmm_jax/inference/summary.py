@@ -48,7 +48,8 @@ class ParameterBlock:
     """One of the family's parameters besides eta.
 
     title : what it is; a constant is told of in it. coefficients : of its model, columns as those
-    of `Summary.coefficients`; None for a constant. terms : its random effects.
+    of `Summary.coefficients`; thresholds, without p-values; None for a constant. terms : its random
+    effects.
     """
 
     title: str
