@@ -163,8 +163,7 @@ def build_frame(
     data = as_data_frame(data)
     fixed = expand(formula.fixed)
     random = tuple(expand(term.expression) for term in formula.random)
-    known = None if isinstance(dispersion, str) else dispersion
-    modelled = None if known is not None else dispersion
+    modelled, known = (dispersion, None) if isinstance(dispersion, str) else (None, dispersion)
     others = {
         argument: parse_one_sided(text, argument, argument in WITH_RANDOM)
         for argument, text in (("dispersion", modelled), ("zero_inflation", zero_inflation))
