@@ -17,6 +17,7 @@ from glmm_jax.model import Model, Params
 from glmm_jax.objective.marginal import deviance
 from glmm_jax.pirls import conditional_mode
 from glmm_jax.results import Fit
+from glmm_jax.sharding import shard_rows
 from glmm_jax.status import Status
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "many",
     "power",
     "priors",
+    "shard_rows",
 ]
 
 

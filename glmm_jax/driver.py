@@ -29,6 +29,7 @@ from glmm_jax.estimate import Estimate
 from glmm_jax.model import Model, Params, unflatten
 from glmm_jax.optimize import start as starting
 from glmm_jax.runtime import engine, run
+from glmm_jax.sharding import listed
 from glmm_jax.status import Status
 
 FIRST_STEPS = 24  # evaluations of the gradient in the first pass; the usual fit takes 5 to 18
@@ -71,7 +72,7 @@ def plan(model: Model, lanes: Lanes, devices: Any = None) -> Plan:
     Raises:
         ValueError: devices that are none.
     """
-    chosen = _devices(devices)
+    chosen = listed(devices)
     numbers = sum(leaf[0].size for leaf in jax.tree.leaves(lanes)) + model.n
     quick = numbers * len(jax.tree.leaves(lanes)[0]) <= MANY
     room = max(1, LARGEST_BLOCK // max(numbers, 1))
@@ -85,15 +86,6 @@ def plan(model: Model, lanes: Lanes, devices: Any = None) -> Plan:
         mesh = None if chosen[0] == jax.local_devices()[0] else _mesh(chosen)
         return Plan(block, together, threads, quick, mesh)
     return Plan(block * len(chosen), together, 1, quick, _mesh(chosen))
-
-
-def _devices(devices: Any) -> tuple[Any, ...]:
-    if devices is None or (isinstance(devices, str) and devices == "all"):
-        return tuple(jax.devices())
-    found = tuple(devices) if isinstance(devices, list | tuple | np.ndarray) else (devices,)
-    if not found or not all(isinstance(d, jax.Device) for d in found):
-        raise ValueError(f"devices={devices!r}; use None (all of them), or a list of jax.devices()")
-    return found
 
 
 @cache

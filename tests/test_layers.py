@@ -39,6 +39,7 @@ LAYERS = {
     "constrained": 8,
     "estimate": 8,
     "sensitivity": 8,
+    "sharding": 8,
     # The analysts' layer of the design, from its foundations to its entries.
     "datasets": 9,
     "runtime": 9,
