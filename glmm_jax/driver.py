@@ -35,12 +35,16 @@ from glmm_jax.status import Status
 FIRST_STEPS = 24  # evaluations of the gradient in the first pass; the usual fit takes 5 to 18
 BLOCK = 256  # lanes in a call of the program on a CPU
 ACCELERATOR_BLOCK = 16_384
+ACCELERATOR_REST = 1_024  # lanes in a call for those that the first pass leaves over
+ACCELERATOR_STEPS = 12  # all lanes of a block wait for the slowest: fewer in the first pass
 TOGETHER = 16  # lanes side by side on a CPU: enough to amortise an operation, few to wait for
 # Numbers in all the lanes from which on the compiler may work hard: that costs some 4 s of CPU time
 # once, and saves 0.36 microseconds a row of every lane (measured: 108 for 188 us, 224 rows).
 MANY = 1 << 21
 LARGEST_BLOCK = 1 << 26  # numbers in the arrays of a block
 LARGEST_SLAB = 1 << 16  # numbers in one array of the lanes side by side, on a CPU: a cache's worth
+
+DTYPES = ("float64", "float32")
 
 UNFINISHED = (Status.STEP_LIMIT,)
 FAILED = (Status.SADDLE, Status.STALLED, Status.NOT_FINITE, Status.MODE_FAILED)
@@ -49,12 +53,13 @@ FAILED = (Status.SADDLE, Status.STALLED, Status.NOT_FINITE, Status.MODE_FAILED)
 @dataclass(frozen=True)
 class Plan:
     """How a batch runs: lanes in a block and side by side, threads, whether programs are compiled
-    in a hurry, devices (None: the default)."""
+    in a hurry, steps of the first pass, devices (None: the default)."""
 
     block: int
     together: int
     threads: int
     quick: bool
+    steps: int = FIRST_STEPS
     mesh: Mesh | None = None
 
     @property
@@ -76,16 +81,37 @@ def plan(model: Model, lanes: Lanes, devices: Any = None) -> Plan:
     numbers = sum(leaf[0].size for leaf in jax.tree.leaves(lanes)) + model.n
     quick = numbers * len(jax.tree.leaves(lanes)[0]) <= MANY
     room = max(1, LARGEST_BLOCK // max(numbers, 1))
-    if chosen[0].platform == "cpu":
+    cpu = chosen[0].platform == "cpu"
+    if cpu:
         together = _power_below(min(TOGETHER, max(1, LARGEST_SLAB // max(model.n, 1))))
         block = max(together, _power_below(min(BLOCK, room)))
     else:
         block = together = _power_below(min(ACCELERATOR_BLOCK, room))
+    steps = FIRST_STEPS if cpu else ACCELERATOR_STEPS
     if len(chosen) == 1:
-        threads = _cores() if chosen[0].platform == "cpu" else 1
+        # Two for an accelerator: one block is copied there while another is computed.
+        threads = _cores() if cpu else 2
         mesh = None if chosen[0] == jax.local_devices()[0] else _mesh(chosen)
-        return Plan(block, together, threads, quick, mesh)
-    return Plan(block * len(chosen), together, 1, quick, _mesh(chosen))
+        return Plan(block, together, threads, quick, steps, mesh)
+    return Plan(block * len(chosen), together, 1, quick, steps, _mesh(chosen))
+
+
+def _for_the_rest(how: Plan) -> Plan:
+    """The plan for lanes that the first pass leaves over: few, and one after another on a CPU."""
+    if how.together <= TOGETHER:
+        return replace(how, together=1, quick=True)
+    share = min(ACCELERATOR_REST, how.together)
+    return replace(how, block=share * how.devices, together=share)
+
+
+def lanes_at_once(devices: Any = None) -> int:
+    """How many lanes of a small model keep the devices busy.
+
+    Raises:
+        ValueError: devices that are none.
+    """
+    chosen = _devices(devices)
+    return len(chosen) * (BLOCK if chosen[0].platform == "cpu" else 2 * ACCELERATOR_BLOCK)
 
 
 @cache
@@ -111,6 +137,7 @@ def estimate_lanes(
     start: Params | None = None,
     devices: Any = None,
     told: Callable[[int, int], object] | None = None,
+    dtype: str = "float64",
 ) -> Estimate:
     """Estimates of all lanes of a model, in NumPy arrays with a leading axis (B,); u is empty.
 
@@ -122,27 +149,58 @@ def estimate_lanes(
     start : parameters that every search starts from; None for starting values of each lane.
     devices : see `plan`.
     told : called with how many lanes a block has done, and at the end with how many failed.
+    dtype : "float32" for a search in single precision, from the end of which one in double
+        precision goes on to its own certificate; a lane that failed in single precision begins in
+        double precision anew.
     """
     B = jax.tree.leaves(lanes)[0].shape[0]
     how = plan(model, lanes, devices)
     with engine():
-        first = {**settings, "max_steps": min(FIRST_STEPS, settings["max_steps"])}
         given = None if start is None else _repeated(start, B)
-        found = _run(model, lanes, given, np.arange(B), how, first, told)
-        second = replace(how, together=1, quick=True) if how.together <= TOGETHER else how
-        if settings["max_steps"] > FIRST_STEPS:
-            left = np.flatnonzero(np.isin(found.status, UNFINISHED))
-            if left.size:
-                begin = jax.tree.map(lambda a: a[left], found.params)
-                _put(found, left, _run(model, lanes, begin, left, second, settings))
-        left = np.flatnonzero(np.isin(found.status, FAILED))
-        if left.size:
-            begin = _cautious(model, lanes, left)
-            again = _run(model, lanes, begin, left, second, settings)
-            better = ~np.isin(again.status, (*UNFINISHED, *FAILED))
-            _put(found, left[better], jax.tree.map(lambda a: a[better], again))
+        if dtype == "float32":
+            small = [_cast(tree, np.float32) for tree in (model, lanes, given)]
+            rough = _passes(small[0], small[1], small[2], settings, how)
+            given = _cast(rough.params, np.float64)
+        found = _passes(model, lanes, given, settings, how, told)
     if told is not None:
         told(0, int(np.sum(np.isin(found.status, (*UNFINISHED, *FAILED)))))
+    return found
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    """The same arrays with their floats of another precision."""
+
+    def one(a: Any) -> np.ndarray:
+        array = np.asarray(a)
+        return array.astype(dtype) if array.dtype.kind == "f" else array
+
+    return jax.tree.map(one, tree)
+
+
+def _passes(
+    model: Model,
+    lanes: Lanes,
+    given: Params | None,
+    settings: dict[str, Any],
+    how: Plan,
+    told: Callable[[int, int], object] | None = None,
+) -> Estimate:
+    """A first pass over all lanes, and what it leaves over."""
+    B = jax.tree.leaves(lanes)[0].shape[0]
+    first = {**settings, "max_steps": min(how.steps, settings["max_steps"])}
+    found = _run(model, lanes, given, np.arange(B), how, first, told)
+    second = _for_the_rest(how)
+    if settings["max_steps"] > how.steps:
+        left = np.flatnonzero(np.isin(found.status, UNFINISHED))
+        if left.size:
+            begin = jax.tree.map(lambda a: a[left], found.params)
+            _put(found, left, _run(model, lanes, begin, left, second, settings))
+    left = np.flatnonzero(np.isin(found.status, FAILED))
+    if left.size:
+        begin = _cautious(model, lanes, left)
+        again = _run(model, lanes, begin, left, second, settings)
+        better = ~np.isin(again.status, (*UNFINISHED, *FAILED))
+        _put(found, left[better], jax.tree.map(lambda a: a[better], again))
     return found
 
 
@@ -173,7 +231,8 @@ def _cautious(model: Model, lanes: Lanes, at: np.ndarray) -> Params:
         eyes = tuple(jnp.eye(k) for k in here.structure.columns)
         theta = 0.1 * scale * np.asarray(starting.thetas(eyes, here))
         flats.append(np.concatenate([beta, theta, np.zeros(here.d)]))
-    return jax.vmap(lambda x: unflatten(x, model))(jnp.asarray(np.stack(flats)))
+    stacked = jnp.asarray(np.stack(flats), model.y.dtype)
+    return jax.vmap(lambda x: unflatten(x, model))(stacked)
 
 
 def _run(
@@ -218,7 +277,7 @@ def _call(
             lanes_program, model, block, begin, jnp.asarray(count), quick=how.quick,
             together=how.together, **settings,
         )  # fmt: skip
-        return jax.tree.map(lambda a: np.array(a[:count]), found)
+        return jax.tree.map(lambda a: np.array(a)[:count], found)
     share = how.block // how.devices
     counts = np.clip(count - share * np.arange(how.devices), 0, share)
     spread = NamedSharding(how.mesh, PartitionSpec(AXIS))

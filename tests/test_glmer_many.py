@@ -210,6 +210,16 @@ def test_new_responses_sizes_and_chunks_compile_nothing(
     assert set(runtime._programs) <= before
 
 
+def test_a_search_in_single_precision_ends_where_the_other_does(
+    design: pd.DataFrame, counts: pd.DataFrame, fits: ManyFits
+) -> None:
+    found = glmer_many(FORMULA, design, "poisson", responses=counts, dtype="float32")
+    np.testing.assert_array_equal(found.columns.status, fits.columns.status)
+    np.testing.assert_allclose(found.models["llf"], fits.models["llf"], rtol=1e-11)
+    np.testing.assert_allclose(found.columns.estimates, fits.columns.estimates, atol=1e-5)
+    np.testing.assert_allclose(found.columns.errors, fits.columns.errors, rtol=1e-4)
+
+
 # --- checkpoints and interruptions ----------------------------------------------------------------
 
 PROGRAM = """
@@ -324,6 +334,7 @@ def test_a_bar_counts_models_and_failures(
         ({"formula": "x + (1 | g)"}, "write '~ terms"),
         ({"formula": "x ~ x + (1 | g)"}, "'x' is the name of the responses on its left"),
         ({"chunk_size": 0}, "chunk_size=0"),
+        ({"dtype": "float16"}, "dtype='float16'; use 'float64', or 'float32'"),
         ({"offset": np.zeros((N, 3))}, "offset has 3 columns for 30 responses"),
         ({"weights": np.zeros((N, B))}, "weights: values for the response 'gene0'"),
         (

@@ -55,12 +55,12 @@ def fit_chunks(
     P: int,
     total: int | None,
     settings: dict[str, Any],
-    devices: Any,
+    how: dict[str, Any],
     checkpoint: Checkpoint | None,
     progress: bool | None,
 ) -> tuple[pd.Index, Columns, bool]:
     """Names and numbers of all models, and whether the run was complete: an interruption by the
-    keyboard ends it with what is done."""
+    keyboard ends it with what is done. `how`: devices and dtype, see `driver.estimate_lanes`."""
     names: list[pd.Index] = []
     parts: list[Columns] = []
     complete, failures = True, 0
@@ -74,7 +74,7 @@ def fit_chunks(
 
         try:
             for number, chunk in enumerate(chunks):
-                parts.append(_fit(chunk, number, P, settings, devices, checkpoint, told))
+                parts.append(_fit(chunk, number, P, settings, how, checkpoint, told))
                 names.append(chunk.names)
         except KeyboardInterrupt:
             if not parts:
@@ -88,7 +88,7 @@ def _fit(
     number: int,
     P: int,
     settings: dict[str, Any],
-    devices: Any,
+    how: dict[str, Any],
     checkpoint: Checkpoint | None,
     told: Callable[[int, int], object],
 ) -> Columns:
@@ -103,7 +103,7 @@ def _fit(
     columns = _nothing(chunk, P)
     told(int(np.sum(~chunk.fitted)), 0)
     if chunk.fitted.any():
-        found = estimate_lanes(chunk.model, chunk.lanes, settings, devices=devices, told=told)
+        found = estimate_lanes(chunk.model, chunk.lanes, settings, told=told, **how)
         _enter(columns, np.flatnonzero(chunk.fitted), found, chunk)
     if checkpoint is not None:
         checkpoint.write(number, key, columns)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from glmm_jax import families
 from glmm_jax.build import place
+from glmm_jax.driver import DTYPES, lanes_at_once
 from glmm_jax.estimate import MAX_STEPS, checked
 from glmm_jax.families.base import Family
 from glmm_jax.fitting import Call, prepared
@@ -32,7 +33,8 @@ from glmm_jax.model import Model
 from glmm_jax.results import Fit
 from glmm_jax.runtime import engine
 
-# Numbers in the responses of a chunk by default, and models in it at most.
+# Numbers in the responses of a chunk by default, and models in it at most: on devices that take
+# more than that at once, so many.
 CHUNK_NUMBERS = 1 << 24
 LARGEST_CHUNK = 8192
 
@@ -57,12 +59,13 @@ def glmer_many(
     optimizer: Any = "quasi-newton",
     max_steps: int = MAX_STEPS,
     na_action: str = "drop",
+    dtype: str = "float64",
     devices: Any = None,
     chunk_size: int | None = None,
     checkpoint: Any = None,
     progress: bool | None = None,
 ) -> ManyFits:
-    """Fit one formula to each of many responses or many data sets, in float64.
+    """Fit one formula to each of many responses or many data sets.
 
     The fits run side by side, in blocks, on all cores or devices; each ends with the certificate
     and the status that `glmer` gives it, and no response can change the result of another.
@@ -84,6 +87,9 @@ def glmer_many(
         joint likelihood; "shrunken", with a normal prior on log(phi) estimated from all models (see
         `many.dispersions`). To compare two formulas after that, give both the values of the larger,
         `np.exp(fits.dispersion["log(phi)"])`.
+    dtype : "float64", or "float32" for a search in single precision. Estimates, certificates and
+        standard errors are then made in double precision from where that search ended, so that
+        they are those of "float64" to its tolerance. Meant for GPUs.
     devices : None for all devices that JAX sees, or a list of `jax.devices()`.
     chunk_size : number of models held in memory at once; None for as many as make 128 MB.
     checkpoint : folder for finished chunks. A run that was killed goes on from it when called with
@@ -116,8 +122,8 @@ def glmer_many(
                 formula, data, family, link, responses=responses, by=by, weights=weights,
                 offset=offset, trials=trials, nagq=nagq, curvature=curvature, reml=reml,
                 dispersion=dispersion, zero_inflation=zero_inflation, priors=priors,
-                optimizer=optimizer, max_steps=max_steps, na_action=na_action, devices=devices,
-                chunk_size=chunk_size, checkpoint=kept, progress=progress,
+                optimizer=optimizer, max_steps=max_steps, na_action=na_action, dtype=dtype,
+                devices=devices, chunk_size=chunk_size, checkpoint=kept, progress=progress,
             )  # fmt: skip
 
         return moderated(dispersion, families.get(family, link), priors, again)
@@ -128,6 +134,8 @@ def glmer_many(
             "data, or many data sets in it"
         )
     _check_chunk_size(chunk_size)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}; use 'float64', or 'float32' for the search")
     per_model = {"offset": offset, "weights": weights}
     per_model = {name: value if _is_table(value) else None for name, value in per_model.items()}
     shared = {name: None if _is_table(value) else value
@@ -144,12 +152,13 @@ def glmer_many(
         table, shared["weights"], shared["offset"], trials, na_action, nagq, curvature, optimizer,
         max_steps, reml, dispersion, zero_inflation, priors,
     )  # fmt: skip
-    run = _Run(formula, families.get(family, link), call, devices, checkpoint, progress)
+    run = _Run(formula, families.get(family, link), call, dtype, devices, checkpoint, progress)
     if by is not None:
         if any(value is not None for value in per_model.values()):
             raise ValueError("offset= and weights= must be one column with by=, not a table")
         return _data_sets(run, by, chunk_size or LARGEST_CHUNK)
-    size = chunk_size or max(1, min(LARGEST_CHUNK, CHUNK_NUMBERS // max(len(table), 1)))
+    most = max(LARGEST_CHUNK, lanes_at_once(devices))
+    size = chunk_size or max(1, min(most, CHUNK_NUMBERS // max(len(table), 1)))
     return _responses(run, {**per_model, "dispersion": own}, responses, size)
 
 
@@ -208,6 +217,7 @@ class _Run:
     formula: str
     family: Family
     call: Call
+    dtype: str
     devices: Any
     checkpoint: Any
     progress: bool | None
@@ -220,10 +230,12 @@ class _Run:
         settings = checked(model, call.nagq, None, call.optimizer, call.max_steps, call.reml)
         kept = None
         if self.checkpoint is not None:
-            key = (self.formula, repr(self.family), sorted(settings.items(), key=str), size)
+            kinds = sorted(settings.items(), key=str)
+            key = (self.formula, repr(self.family), kinds, size, self.dtype)
             kept = opened(self.checkpoint, digest(key, shared))
         P = model.p + model.m + model.d
-        return fit_chunks(chunks, P, total, settings, self.devices, kept, self.progress)
+        how = {"devices": self.devices, "dtype": self.dtype}
+        return fit_chunks(chunks, P, total, settings, how, kept, self.progress)
 
     def table(
         self,
