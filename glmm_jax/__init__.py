@@ -6,9 +6,10 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from glmm_jax import datasets, families, links, many, priors
+from glmm_jax import datasets, embedding, families, links, many, priors
 from glmm_jax.batch import estimate_many
 from glmm_jax.build import build_model
+from glmm_jax.embedding import RandomEffectsHead, group_batches, log_density, marginal_nll
 from glmm_jax.estimate import Estimate, estimate
 from glmm_jax.glmer import glmer
 from glmm_jax.inference.anova import anova
@@ -34,20 +35,25 @@ __all__ = [
     "Model",
     "Params",
     "Power",
+    "RandomEffectsHead",
     "Status",
     "anova",
     "build_model",
     "conditional_mode",
     "datasets",
     "deviance",
+    "embedding",
     "estimate",
     "estimate_many",
     "families",
     "glmer",
     "glmer_many",
+    "group_batches",
     "links",
     "load",
+    "log_density",
     "many",
+    "marginal_nll",
     "power",
     "priors",
     "shard_rows",

@@ -37,6 +37,7 @@ LAYERS = {
     "optimize": 7,
     "batch": 8,
     "constrained": 8,
+    "embedding": 8,
     "estimate": 8,
     "sensitivity": 8,
     "sharding": 8,
