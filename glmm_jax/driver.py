@@ -110,7 +110,7 @@ def lanes_at_once(devices: Any = None) -> int:
     Raises:
         ValueError: devices that are none.
     """
-    chosen = _devices(devices)
+    chosen = listed(devices)
     return len(chosen) * (BLOCK if chosen[0].platform == "cpu" else 2 * ACCELERATOR_BLOCK)
 
 
