@@ -226,6 +226,23 @@ def boundary(covariance: Covariance, theta: jax.Array) -> jax.Array:
     return zero
 
 
+def held(covariance: Covariance, theta: Any, xp: Any = np) -> Any:
+    """Which parameters, (size,) bool, are not free where theta is: NumPy or jax.numpy.
+
+    Those in a column of Lambda that is exactly zero, and a correlation at an end of its range or
+    of columns that do not vary. The deviance is even in each (or does not depend on it), so its
+    gradient vanishes there by symmetry: no standard error, and no derivative of the estimate.
+    """
+    if isinstance(covariance, Structured):
+        still = theta[:-1] == 0
+        least = 1 if isinstance(covariance, AR1) else 2  # deviations that make a correlation
+        end = (abs(theta[-1:]) == RIGHT_ANGLE) | (xp.sum(~still) < least)
+        return xp.concatenate([still, end])
+    _, column = covariance.entries()
+    same = xp.asarray(column[:, None] == column[None, :])
+    return ~xp.any(same & (theta != 0)[None, :], axis=1)
+
+
 def canonical_parameters(
     covariance: Covariance, theta: jax.Array, scale: jax.Array, zero: float
 ) -> jax.Array:

@@ -93,11 +93,16 @@ def estimate(
 
     Returns
     -------
-    Estimate, never an exception for numerical reasons: look at its `status`. At nagq >= 1 its
-    params, u and deviance are differentiable, forward and reverse, in every float array of the
-    model, by the implicit function theorem at the optimum (not through the search); where the
-    status is not `CONVERGED` or a variance is zero, such a derivative is that of the stationary
-    point. At nagq = 0 and with reml there is no derivative, and asking for one is a ValueError.
+    Estimate, never an exception for numerical reasons: look at its `status`. Its params, u and
+    deviance are differentiable to any order, forward and reverse, in every float array of the
+    model, by the implicit function theorem at the optimum: nothing is differentiated through the
+    search. Its other numbers carry no derivative.
+
+    On the boundary the derivative is that of the constrained optimum: a column of Lambda that is
+    zero (`singular`) stays zero, and the rest follow the data. By symmetry the deviance has no
+    cross derivatives there, so this is the derivative of the estimate itself as long as the
+    deviance rises from the boundary. Where the status is not `CONVERGED` the numbers are those of
+    the theorem where the search ended, which need not be a derivative of anything.
 
     Raises
     ------
@@ -106,69 +111,107 @@ def estimate(
     settings = checked(model, nagq, start, optimizer, max_steps, reml)
     still = jax.lax.stop_gradient((model, start))
     found = jax.lax.stop_gradient(program(*still, **settings))
-    if objective.is_joint(nagq, reml):
-        return replace(found, deviance=_no_derivative(found.deviance, model))
     return _differentiable(found, model)
 
 
-@jax.custom_jvp
-def _no_derivative(value: jax.Array, model: Model) -> jax.Array:
-    """A value that must not be differentiated in silence."""
-    return value
-
-
-@_no_derivative.defjvp
-def _no_derivative_jvp(primals, tangents):
-    raise ValueError(
-        "estimate(nagq=0) and reml=True have no derivative in the model; use nagq >= 1"
-    )
-
-
+@jax.jit
 def _differentiable(found: Estimate, model: Model) -> Estimate:
     """The estimate as an implicit function of the arrays of its model.
 
-    At the optimum the gradient of the deviance is zero, which defines the parameters; u follows as
-    the conditional mode there, and the deviance as its value. The rest carries no derivative.
+    At the optimum the gradient r of the deviance in the free parameters x is zero, which defines
+    them: H dx = -dr, H the Hessian. The mode follows as that of these parameters, the deviance as
+    its value; the rest carries no derivative. Where beta belongs to the mode, x = (theta, log phi)
+    and the deviance is that of the joint mode.
     """
-    nagq = found.nagq
-
-    def residual(flat: jax.Array, model: Model) -> jax.Array:
-        def value(x: jax.Array) -> jax.Array:
-            guess = jnp.zeros(model.q, x.dtype)
-            return objective.marginal(unflatten(x, model), model, guess, nagq)[0]
-
-        return jax.grad(value)(flat)
-
-    def solve(flat: jax.Array, model: Model, right: jax.Array) -> jax.Array:
-        return -jnp.linalg.solve(jax.jacfwd(residual)(flat, model), right)
-
-    flat = implicit.root(_given, residual, solve, model, flatten(found.params))
-    params = unflatten(flat, model)
-    u = pirls.mode_from(params, model, found.u, solved=True)
-    deviance = _known_deviance(nagq, found.deviance, params, model, u)
+    nagq, reml = found.nagq, found.reml
+    joint = objective.is_joint(nagq, reml)
+    p = model.p if joint else 0
+    mode: Any = (found.u, found.params.beta) if joint else found.u
+    held = boundary.held(found.params, model)[p:]
+    arguments = model, (mode, found.hessian[p:, p:], held)
+    x = implicit.root(
+        _given, partial(_slope, nagq, reml), partial(_newton, nagq, reml), arguments,
+        flatten(found.params)[p:],
+    )  # fmt: skip
+    params = _params_at(x, mode, model)
+    if joint:
+        u, beta = pirls.joint_mode(params, model, mode, solved=True)
+        params = replace(params, beta=beta)
+    else:
+        u = pirls.mode_from(params, model, mode, solved=True)
+    deviance = _known_deviance(nagq, reml, found.deviance, x, model, mode)
     return replace(found, params=params, u=u, deviance=deviance)
 
 
-def _given(model: Model, guess: jax.Array) -> jax.Array:
-    del model
+def _given(arguments: Any, guess: jax.Array) -> jax.Array:
+    del arguments
     return guess
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _params_at(x: jax.Array, mode: Any, model: Model) -> Params:
+    """Parameters from the free ones, (P,) or without beta, which is then that of the mode."""
+    return unflatten(jnp.concatenate([mode[1], x]) if isinstance(mode, tuple) else x, model)
+
+
+def _profiled(nagq: int, reml: bool, x: jax.Array, model: Model, mode: Any) -> jax.Array:
+    """The deviance at free parameters whose mode is known, ()."""
+    return objective.marginal(_params_at(x, mode, model), model, mode, nagq, reml, solved=True)[0]
+
+
+def _slope(nagq: int, reml: bool, x: jax.Array, arguments: Any) -> jax.Array:
+    """Gradient of the deviance in the free parameters; zero in those that are held."""
+    model, (mode, _, held) = arguments
+    gradient = jax.grad(_profiled, argnums=2)(nagq, reml, x, model, mode)
+    return jnp.where(held, 0.0, gradient)
+
+
+def _newton(nagq: int, reml: bool, x: jax.Array, arguments: Any, right: jax.Array) -> jax.Array:
+    """-H^-1 right, with the Hessian H at x; held parameters stay.
+
+    H is at hand from the search, at x or so near that it differs by 1e-5 of itself at most: solved
+    with that factor and corrected once with a product by H itself, the error is the square of this.
+    As a linear solve with its own rule the derivatives of higher order need products by H only.
+    """
+    _, (_, near, held) = arguments
+    one = jnp.eye(x.shape[0], dtype=x.dtype)
+    near = jnp.where(held[:, None] | held[None, :], one, near)
+    # Scaled to a unit diagonal, so that raw age^2 beside an intercept does no harm.
+    diagonal = jnp.abs(jnp.diagonal(near))
+    size = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+    factor = jax.scipy.linalg.lu_factor(near * jnp.outer(size, size))
+
+    def product(v: jax.Array) -> jax.Array:
+        free = jnp.where(held, 0.0, v)
+        along = jax.jvp(lambda x: _slope(nagq, reml, x, arguments), (x,), (free,))[1]
+        return jnp.where(held, v, along)
+
+    def solve(matvec: Any, b: jax.Array) -> jax.Array:
+        def roughly(b: jax.Array) -> jax.Array:
+            return size * jax.scipy.linalg.lu_solve(factor, size * b)
+
+        first = roughly(b)
+        return first + roughly(b - matvec(first))
+
+    return -jax.lax.custom_linear_solve(product, right, solve, symmetric=True)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _known_deviance(
-    nagq: int, value: jax.Array, params: Params, model: Model, u: jax.Array
+    nagq: int, reml: bool, value: jax.Array, x: jax.Array, model: Model, mode: Any
 ) -> jax.Array:
-    """The deviance whose value is known already: only its derivatives are computed."""
+    """The deviance at the optimum x, whose value is known: only its derivatives are computed."""
     return value
 
 
-@_known_deviance.defjvp
-def _known_deviance_jvp(nagq, primals, tangents):
-    def at_mode(params: Params, model: Model, u: jax.Array) -> jax.Array:
-        return objective.at_mode(params, model, u, nagq)
+def _known_deviance_jvp(nagq, reml, primals, tangents):
+    _, x, model, mode = primals
+    # That in x is zero at every optimum, and so is all that follows from it: x moves in the
+    # derivatives of what is left.
+    change = implicit.along(lambda m: _profiled(nagq, reml, x, m, mode), model, tangents[2])
+    return _known_deviance(nagq, reml, *primals), change
 
-    change = jax.jvp(at_mode, primals[1:], tangents[1:])[1]
-    return _known_deviance(nagq, *primals), change
+
+_known_deviance.defjvp(_known_deviance_jvp, symbolic_zeros=True)
 
 
 def checked(

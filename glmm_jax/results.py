@@ -124,7 +124,7 @@ class Fit:
         H = np.array(self.estimate.hessian)
         free = np.ones(len(H), bool)
         p, m = len(self._names), len(self.theta)
-        free[p : p + m] = ~varcorr.in_zero_column(self.frame, self.estimate.params.theta)
+        free[p : p + m] = ~varcorr.held(self.frame, self.estimate.params.theta)
         return pd.DataFrame(vcov.covariance(H, free), names, names)
 
     def cov_params(self) -> pd.DataFrame:

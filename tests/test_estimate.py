@@ -234,10 +234,19 @@ def test_estimates_are_differentiable_in_the_data() -> None:
     assert reverse @ direction == pytest.approx(float(forward[2]), rel=1e-8)
 
 
-def test_a_derivative_at_nagq_0_is_refused() -> None:
+@pytest.mark.parametrize(("nagq", "reml"), [(0, False), (1, True)])
+def test_estimates_with_beta_at_the_joint_mode_are_differentiable(nagq: int, reml: bool) -> None:
     model = gj.build_model("count ~ x + (1 | g)", frame(), "poisson")
-    with pytest.raises(ValueError, match="nagq=0"):
-        jax.grad(lambda o: gj.estimate(model.replace(offset=o), nagq=0).deviance)(model.offset)
+
+    def numbers(offset: jax.Array) -> jax.Array:
+        found = gj.estimate(model.replace(offset=offset), nagq, reml=reml)
+        return jnp.append(jnp.concatenate([*found.params.beta[None], found.u]), found.deviance)
+
+    direction = jnp.asarray(np.random.default_rng(3).normal(size=model.n))
+    forward = jax.jvp(numbers, (model.offset,), (direction,))[1]
+    h = 1e-3
+    up, down = (numbers(model.offset + s * direction) for s in (h, -h))
+    np.testing.assert_allclose(forward, (up - down) / (2 * h), rtol=1e-5, atol=2e-5)
 
 
 def test_many_rare_events_are_not_separated() -> None:

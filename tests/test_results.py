@@ -107,10 +107,10 @@ def test_names_of_theta_are_lme4s() -> None:
 
 def test_zero_columns_are_found() -> None:
     frame = fitted("cm4/lme4").frame
-    assert varcorr.in_zero_column(frame, np.array([1.0, 0.5, 0.0])).tolist() == [False, False, True]
-    assert varcorr.in_zero_column(frame, np.array([0.0, 0.0, 1.0])).tolist() == [True, True, False]
+    assert varcorr.held(frame, np.array([1.0, 0.5, 0.0])).tolist() == [False, False, True]
+    assert varcorr.held(frame, np.array([0.0, 0.0, 1.0])).tolist() == [True, True, False]
     # A column whose diagonal element alone is zero still moves the deviance.
-    assert not varcorr.in_zero_column(frame, np.array([0.0, 0.5, 1.0])).any()
+    assert not varcorr.held(frame, np.array([0.0, 0.5, 1.0])).any()
 
 
 def test_conditional_covariance_is_that_of_the_dense_system() -> None:

@@ -44,11 +44,6 @@ def at_end(theta: np.ndarray) -> bool:
     return bool(abs(theta[-1]) == covariance.RIGHT_ANGLE)
 
 
-def held(kind: Structured, theta: np.ndarray) -> np.ndarray:
-    """Which parameters, (size,) bool, are on the boundary or mean nothing: no standard error."""
-    return np.append(theta[:-1] == 0, at_end(theta) or not defined(kind, theta))
-
-
 class Values(NamedTuple):
     """Standard deviations and then the correlation, (size,), and their derivatives in their own
     parameter, (size,); NaN for a correlation that is not defined."""

@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.special
 from numpy.typing import ArrayLike
 
+from glmm_jax import covariance as kinds
 from glmm_jax.build import kind_of
 from glmm_jax.covariance import Covariance, Full, Structured, structured_factor
 from glmm_jax.formula.frame import CONDITIONAL, Frame, RandomBlock
@@ -73,22 +74,10 @@ def triangles(frame: Frame, theta: ArrayLike) -> tuple[np.ndarray, ...]:
     return tuple(term.triangle(theta) for term in covariance_terms(frame))
 
 
-def in_zero_column(frame: Frame, theta: ArrayLike) -> np.ndarray:
-    """Which elements of theta, (m,) bool, lie in a column of Lambda that is exactly zero, or are on
-    the boundary by themselves (see `structured.held`).
-
-    The deviance is even in such a column, so its gradient vanishes there by symmetry, and the
-    column has no standard error.
-    """
-    flags = []
-    for term in covariance_terms(frame):
-        if isinstance(term.kind, Structured):
-            flags.append(structured.held(term.kind, np.asarray(theta)[term.part]))
-            continue
-        _, column = term.kind.entries()
-        zero = np.all(term.triangle(theta) == 0, axis=0)
-        flags.append(zero[column])
-    return np.concatenate(flags)
+def held(frame: Frame, theta: ArrayLike) -> np.ndarray:
+    """Which elements of theta, (m,) bool, are on the boundary; see `covariance.held`."""
+    theta = np.asarray(theta)
+    return np.concatenate([kinds.held(t.kind, theta[t.part]) for t in covariance_terms(frame)])
 
 
 class _Row(NamedTuple):
@@ -204,7 +193,7 @@ def _structured_rows(
     where = term.block.part, term.block.grouping
     values, slopes = structured.reported(kind, theta)
     error = np.abs(slopes) * np.sqrt(np.diag(V_theta))
-    error[structured.held(kind, theta)] = np.nan
+    error[kinds.held(kind, theta)] = np.nan
     rows = []
     for (name1, name2), value, se in zip(structured.names(term.block), values, error, strict=True):
         if name2 is None:

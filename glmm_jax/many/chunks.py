@@ -15,7 +15,7 @@ from glmm_jax.driver import estimate_lanes
 from glmm_jax.estimate import Estimate
 from glmm_jax.formula.frame import Frame
 from glmm_jax.inference import vcov
-from glmm_jax.inference.varcorr import in_zero_column
+from glmm_jax.inference.varcorr import held
 from glmm_jax.many.checkpoint import Checkpoint, digest
 from glmm_jax.many.table import Columns, joined
 from glmm_jax.model import Model, Params, flatten
@@ -145,7 +145,7 @@ def _enter(columns: Columns, at: np.ndarray, found: Estimate, chunk: Chunk) -> N
     free = np.ones(flat.shape, bool)
     singular = np.any(found.singular, axis=1)
     for i in np.flatnonzero(singular):
-        free[i, p : p + m] = ~in_zero_column(chunk.frame, flat[i, p : p + m])
+        free[i, p : p + m] = ~held(chunk.frame, flat[i, p : p + m])
     variances = np.diagonal(vcov.covariance(np.asarray(found.hessian), free), axis1=1, axis2=2)
     known = np.isin(found.status, (Status.CONVERGED, Status.SEPARATION))
     # What is no estimate is not shown as one.

@@ -38,6 +38,14 @@ def singular(theta: jax.Array, model: Model) -> jax.Array:
     )
 
 
+def held(params: Params, model: Model) -> jax.Array:
+    """Which of the flat parameters, (P,) booleans, are on the boundary; see `covariance.held`."""
+    parts = [
+        covariance.held(t.covariance, params.theta[t.start : t.stop], jnp) for t in in_order(model)
+    ]
+    return jnp.concatenate([jnp.zeros(model.p, bool), *parts, jnp.zeros(model.d, bool)])
+
+
 def separated(params: Params, model: Model, information: jax.Array) -> jax.Array:
     """Which coefficients a perfect prediction drives to infinity, (p,) booleans.
 
