@@ -11,8 +11,10 @@ from glmm_jax.batch import estimate_many
 from glmm_jax.build import build_model
 from glmm_jax.embedding import RandomEffectsHead, group_batches, log_density, marginal_nll
 from glmm_jax.estimate import Estimate, estimate
+from glmm_jax.fitted import fitted_values, linear_predictor
 from glmm_jax.glmer import glmer
 from glmm_jax.inference.anova import anova
+from glmm_jax.information import hessian, standard_errors, vcov
 from glmm_jax.many import ManyFits, Power, glmer_many, power
 from glmm_jax.model import Model, Params
 from glmm_jax.objective.marginal import deviance
@@ -46,9 +48,12 @@ __all__ = [
     "estimate",
     "estimate_many",
     "families",
+    "fitted_values",
     "glmer",
     "glmer_many",
     "group_batches",
+    "hessian",
+    "linear_predictor",
     "links",
     "load",
     "log_density",
@@ -57,6 +62,8 @@ __all__ = [
     "power",
     "priors",
     "shard_rows",
+    "standard_errors",
+    "vcov",
 ]
 
 

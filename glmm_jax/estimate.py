@@ -133,7 +133,7 @@ def _differentiable(found: Estimate, model: Model) -> Estimate:
         _given, partial(_slope, nagq, reml), partial(_newton, nagq, reml), arguments,
         flatten(found.params)[p:],
     )  # fmt: skip
-    params = _params_at(x, mode, model)
+    params = objective.params_at(x, mode, model)
     if joint:
         u, beta = pirls.joint_mode(params, model, mode, solved=True)
         params = replace(params, beta=beta)
@@ -148,20 +148,10 @@ def _given(arguments: Any, guess: jax.Array) -> jax.Array:
     return guess
 
 
-def _params_at(x: jax.Array, mode: Any, model: Model) -> Params:
-    """Parameters from the free ones, (P,) or without beta, which is then that of the mode."""
-    return unflatten(jnp.concatenate([mode[1], x]) if isinstance(mode, tuple) else x, model)
-
-
-def _profiled(nagq: int, reml: bool, x: jax.Array, model: Model, mode: Any) -> jax.Array:
-    """The deviance at free parameters whose mode is known, ()."""
-    return objective.marginal(_params_at(x, mode, model), model, mode, nagq, reml, solved=True)[0]
-
-
 def _slope(nagq: int, reml: bool, x: jax.Array, arguments: Any) -> jax.Array:
     """Gradient of the deviance in the free parameters; zero in those that are held."""
     model, (mode, _, held) = arguments
-    gradient = jax.grad(_profiled, argnums=2)(nagq, reml, x, model, mode)
+    gradient = jax.grad(objective.profiled)(x, model, mode, nagq, reml)
     return jnp.where(held, 0.0, gradient)
 
 
@@ -207,7 +197,9 @@ def _known_deviance_jvp(nagq, reml, primals, tangents):
     _, x, model, mode = primals
     # That in x is zero at every optimum, and so is all that follows from it: x moves in the
     # derivatives of what is left.
-    change = implicit.along(lambda m: _profiled(nagq, reml, x, m, mode), model, tangents[2])
+    change = implicit.along(
+        lambda m: objective.profiled(x, m, mode, nagq, reml), model, tangents[2]
+    )
     return _known_deviance(nagq, reml, *primals), change
 
 

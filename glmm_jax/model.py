@@ -21,7 +21,9 @@ EXPECTED_REFUSED = (
     "curvature='expected': with random effects in zero_inflation= the information about eta and "
     "the zeros together is needed, which is known as observed only; use curvature='observed' (TMB)"
 )
-REPLACEABLE = ("y", "X", "Z", "offset", "weights", "size", "structure", "curvature")
+REPLACEABLE = (
+    "y", "X", "Z", "offset", "weights", "size", "dispersion_X", "priors", "structure", "curvature",
+)  # fmt: skip
 
 
 @partial(
@@ -62,9 +64,11 @@ class Term:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["y", "X", "Z", "offset", "weights", "size", "structure", "dispersion_X"],
-    meta_fields=["terms", "family", "curvature", "priors", "random_parameters"],
-)
+    data_fields=[
+        "y", "X", "Z", "offset", "weights", "size", "structure", "dispersion_X", "priors",
+    ],
+    meta_fields=["terms", "family", "curvature", "random_parameters"],
+)  # fmt: skip
 @dataclass(frozen=True)
 class Model:
     """Data and structure of a GLMM as a pytree: arrays are leaves, the rest is static.
@@ -73,10 +77,11 @@ class Model:
     array per grouping factor, the columns of all its terms side by side; offset (n,); weights (n,),
     which multiply each row's log density; size (n,) or None: trials of a binomial row, precision
     weight of a Gaussian row; structure: levels and couplings, integers; dispersion_X: for each of
-    the family's `parameters` a model matrix (n, d) or None for a constant; () if all are constant.
+    the family's `parameters` a model matrix (n, d) or None for a constant; () if all are constant;
+    priors, functions (params, model) -> () that are added to the deviance, with the numbers they
+    hold, see `priors`.
     Static: terms, per grouping factor the tuple of its `Term`s; family; curvature ("expected" or
-    "observed"), the weights inside log|L|^2 of the Laplace deviance; priors, functions
-    (params, model) -> () that are added to the deviance, see `priors`; random_parameters, positions
+    "observed"), the weights inside log|L|^2 of the Laplace deviance; random_parameters, positions
     in the family's `parameters` of those that have random effects: Z and the structure then have
     several rows for each of the n, see `pseudo_rows` and `predictors`.
 
@@ -150,11 +155,10 @@ class Model:
             old = getattr(self, name)
             if name in ("y", "X", "offset", "weights", "size"):
                 _check_array(name, value, old)
-            if name == "Z":
-                if not isinstance(value, tuple) or len(value) != len(self.Z):
-                    raise ValueError(f"Z= must be a tuple of {len(self.Z)} arrays (n, k)")
-                for f, (given, kept) in enumerate(zip(value, self.Z, strict=True)):
-                    _check_array(f"Z[{f}]", given, kept)
+            if name == "Z" and (not isinstance(value, tuple) or len(value) != len(self.Z)):
+                raise ValueError(f"Z= must be a tuple of {len(self.Z)} arrays (n, k)")
+            if name in ("Z", "dispersion_X", "priors"):
+                _check_tree(name, value, old)
         if changes.get("curvature", self.curvature) not in CURVATURES:
             raise ValueError(
                 f"curvature={changes['curvature']!r}; use 'expected' (lme4) or 'observed' (TMB)"
@@ -175,6 +179,16 @@ def _check_array(name: str, value: Any, old: jax.Array | None) -> None:
         raise ValueError(f"{name}= is {got}; give an array of floats, shape {old.shape}")
     if value.shape != old.shape:
         raise ValueError(f"{name}= has shape {value.shape}; this model needs {old.shape}")
+
+
+def _check_tree(name: str, value: Any, old: Any) -> None:
+    """Raise a ValueError unless `value` holds arrays of floats where the one it replaces does."""
+    if jax.tree.structure(value) != jax.tree.structure(old):
+        shapes = jax.tree.map(jnp.shape, old)
+        raise ValueError(f"{name}= has another make than that of this model, which is {shapes}")
+    kept = jax.tree_util.tree_leaves_with_path(old)
+    for given, (path, leaf) in zip(jax.tree.leaves(value), kept, strict=True):
+        _check_array(name + jax.tree_util.keystr(path), given, leaf)
 
 
 def check(params: Params, model: Model) -> None:

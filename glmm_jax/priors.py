@@ -1,12 +1,14 @@
 """Penalties: minus twice a log prior density, added to the deviance of hard cases.
 
 A penalty is a pure function (params, model) -> (), of arrays; any such function that can be hashed
-will do. Those of this module carry the numbers they need:
+will do, and any pytree that can be called so. Those of this module are pytrees whose numbers are
+leaves, so that one program serves every scale, and estimates can be differentiated in the scales:
 
     Normal, StudentT    on coefficients: finite estimates under separation;
     Wishart             on the covariance of each term: keeps it off the boundary.
 
-They are prepared for a model by `resolve`, which knows the names of the coefficients.
+They are prepared for a model by `resolve`, which knows the names of the coefficients. Other numbers
+for a model that has them: `model.replace(priors=(dataclasses.replace(model.priors[0], sd=sd),))`.
 
 Source: Chung, Rabe-Hesketh, Dorie, Gelman and Liu (2013), Psychometrika 78, 685-709, for the
 covariances; Gelman, Jakulin, Pittau and Su (2008), Annals of Applied Statistics 2, 1360-1383.
@@ -17,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,47 +31,47 @@ from glmm_jax.model import Model, Params, lambdas
 Penalty = Callable[[Params, Model], jax.Array]
 
 
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["sd", "mean"], meta_fields=["of", "positions"]
+)
 @dataclass(frozen=True)
 class Normal:
     """beta_j ~ N(mean, sd^2), independently.
 
-    sd : in units of the coefficient. of : names of the coefficients, those of dispersion= and
-    zero_inflation= included ("logit(zero): x"); None for all of eta but the intercept. mean : of
-    the prior.
+    sd : in units of the coefficient; a number, or an array with one for each. of : names of the
+    coefficients, those of dispersion= and zero_inflation= included ("logit(zero): x"); None for all
+    of eta but the intercept. mean : of the prior.
     """
 
-    sd: float = 2.5
+    sd: Any = 2.5
     of: tuple[str, ...] | None = None
-    mean: float = 0.0
+    mean: Any = 0.0
     positions: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        _check_positive("sd", self.sd)
-        _check_number("mean", self.mean)
 
     def __call__(self, params: Params, model: Model) -> jax.Array:
         """-2 log density, ()."""
         scaled = (_chosen(self.positions, params) - self.mean) / self.sd
-        return jnp.sum(jnp.square(scaled) + math.log(2.0 * math.pi) + 2.0 * math.log(self.sd))
+        return jnp.sum(jnp.square(scaled) + math.log(2.0 * math.pi) + 2.0 * jnp.log(self.sd))
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["df", "scale", "mean"],
+    meta_fields=["of", "positions"],
+)
 @dataclass(frozen=True)
 class StudentT:
     """beta_j ~ mean + scale t(df), independently; df = 1 is Cauchy's.
 
-    scale : in units of the coefficient. of : names of the coefficients, as for `Normal`.
+    scale : in units of the coefficient. of : names of the coefficients, as for `Normal`; numbers
+    and arrays too.
     """
 
-    df: float = 7.0
-    scale: float = 2.5
+    df: Any = 7.0
+    scale: Any = 2.5
     of: tuple[str, ...] | None = None
-    mean: float = 0.0
+    mean: Any = 0.0
     positions: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        _check_positive("df", self.df)
-        _check_positive("scale", self.scale)
-        _check_number("mean", self.mean)
 
     def __call__(self, params: Params, model: Model) -> jax.Array:
         """-2 log density, ()."""
@@ -77,13 +80,14 @@ class StudentT:
         constant = (
             gammaln(0.5 * (self.df + 1.0))
             - gammaln(0.5 * self.df)
-            - 0.5 * math.log(self.df * math.pi)
-            - math.log(self.scale)
+            - 0.5 * jnp.log(self.df * math.pi)
+            - jnp.log(self.scale)
         )
         kernel = 0.5 * (self.df + 1.0) * jnp.log1p(jnp.square(scaled) / self.df)
         return 2.0 * jnp.sum(kernel - constant)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["df", "scale"], meta_fields=[])
 @dataclass(frozen=True)
 class Wishart:
     """A Wishart density for the covariance Sigma (k, k) of each term, without its constant.
@@ -95,13 +99,8 @@ class Wishart:
     error. scale : a standard deviation, in units of b; infinite (no trace) by default.
     """
 
-    df: float | None = None
-    scale: float = math.inf
-
-    def __post_init__(self) -> None:
-        if self.df is not None:
-            _check_positive("df", self.df)
-        _check_positive("scale", self.scale)
+    df: Any = None
+    scale: Any = math.inf
 
     def __call__(self, params: Params, model: Model) -> jax.Array:
         """-2 log density up to a constant, ()."""
@@ -121,14 +120,41 @@ class Wishart:
 PRIORS = (Normal, StudentT, Wishart)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["function"])
+@dataclass(frozen=True)
+class Function:
+    """A user's penalty that is no pytree: a function, known to a program by what it is."""
+
+    function: Penalty
+
+    def __call__(self, params: Params, model: Model) -> jax.Array:
+        """What the function gives, ()."""
+        return self.function(params, model)
+
+
 def listed(priors: Any) -> tuple[Any, ...]:
-    """What the argument priors= holds, one or several, as a tuple; names of coefficients as one."""
+    """What the argument priors= holds, one or several, as a tuple; names of coefficients as one.
+
+    Raises:
+        ValueError: a number of a prior that is none, or is not positive where it must be.
+    """
     given = priors if isinstance(priors, Sequence) and not isinstance(priors, str) else (priors,)
     return tuple(_named(prior) for prior in given)
 
 
 def _named(prior: Any) -> Any:
-    if not isinstance(prior, Normal | StudentT) or prior.of is None:
+    if not isinstance(prior, PRIORS):
+        return prior
+    if isinstance(prior, Normal):
+        _check_positive("sd", prior.sd)
+    else:
+        if not isinstance(prior, Wishart) or prior.df is not None:
+            _check_positive("df", prior.df)
+        _check_positive("scale", prior.scale)
+    if isinstance(prior, Wishart):
+        return prior
+    _check_number("mean", prior.mean)
+    if prior.of is None:
         return prior
     of = (prior.of,) if isinstance(prior.of, str) else tuple(prior.of)
     return replace(prior, of=of)
@@ -143,9 +169,11 @@ def resolve(priors: Any, names: Sequence[str], others: Sequence[str] = ()) -> tu
     out = []
     for prior in listed(priors):
         if isinstance(prior, Normal | StudentT):
-            out.append(_placed(prior, names, others))
+            out.append(_arrays(_placed(prior, names, others)))
+        elif isinstance(prior, Wishart):
+            out.append(_arrays(prior))
         elif callable(prior) and not isinstance(prior, type):
-            out.append(prior)
+            out.append(Function(prior) if jax.tree_util.all_leaves([prior]) else prior)
         else:
             raise ValueError(
                 f"priors: {prior!r} is no penalty; use priors.Normal(), priors.StudentT(), "
@@ -158,7 +186,8 @@ def check_degrees(priors: Any, terms: tuple[tuple[Any, ...], ...]) -> None:
     """Raise a ValueError for a Wishart prior without bound where a variance goes to zero."""
     largest = max(term.covariance.columns for factor in terms for term in factor)
     for prior in listed(priors):
-        if isinstance(prior, Wishart) and prior.df is not None and prior.df < largest + 1:
+        known = isinstance(prior, Wishart) and isinstance(prior.df, int | float)
+        if known and prior.df < largest + 1:
             raise ValueError(
                 f"priors: Wishart(df={prior.df:g}) has no largest density for {largest} columns of "
                 f"random effects; use df of {largest + 1} or more (None: {largest + 2.5:g})"
@@ -174,9 +203,18 @@ def _placed(prior: Normal | StudentT, names: Sequence[str], others: Sequence[str
             f"priors: {missing[0]!r} is no coefficient of this model; it has {', '.join(known)}"
         )
     positions = tuple(known.index(name) for name in wanted)
-    if isinstance(prior, Normal):
-        return Normal(prior.sd, tuple(wanted), prior.mean, positions)
-    return StudentT(prior.df, prior.scale, tuple(wanted), prior.mean, positions)
+    for name, value in vars(prior).items():
+        if name in ("sd", "scale", "mean", "df") and jnp.shape(value) not in ((), (len(wanted),)):
+            raise ValueError(
+                f"priors: {name}= has shape {jnp.shape(value)}; give one number, or one for each "
+                f"of {', '.join(wanted)}"
+            )
+    # Names are no part of a program: models of other coefficients share it.
+    return replace(prior, of=None, positions=positions)
+
+
+def _arrays(prior: Any) -> Penalty:
+    return jax.tree.map(lambda number: jnp.asarray(number, jnp.result_type(float)), prior)
 
 
 def penalty(params: Params, model: Model) -> jax.Array:
@@ -194,12 +232,18 @@ def _chosen(positions: tuple[int, ...] | None, params: Params) -> jax.Array:
     return jnp.concatenate([params.beta, *others])[jnp.array(positions, int)]
 
 
+def _is_array(value: Any) -> bool:
+    """Whether this is an array of floats: its values may be traced, so they are not looked at."""
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
+
+
 def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not _is_array(value) and not (number and math.isfinite(value)):
         raise ValueError(f"{name}={value!r}; use a number")
 
 
 def _check_positive(name: str, value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not value > 0:
+    if not _is_array(value) and not (number and value > 0):
         raise ValueError(f"{name}={value!r}; use a positive number")

@@ -39,6 +39,8 @@ LAYERS = {
     "constrained": 8,
     "embedding": 8,
     "estimate": 8,
+    "fitted": 8,
+    "information": 8,
     "sensitivity": 8,
     "sharding": 8,
     # The analysts' layer of the design, from its foundations to its entries.

@@ -189,6 +189,7 @@ class GroupBatches:
         )
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["prior"], meta_fields=["part"])
 @dataclass(frozen=True)
 class _Share:
     """The part of a penalty that a batch carries: its scale makes it whole again."""

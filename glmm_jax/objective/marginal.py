@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax import pirls, priors
-from glmm_jax.model import Model, Params
+from glmm_jax.model import Model, Params, unflatten
 from glmm_jax.model import check as check_params
 from glmm_jax.objective import laplace, quadrature
 
@@ -30,6 +30,17 @@ def marginal(
         return laplace.laplace_joint(params, model, guess, solved, reml)
     u = pirls.mode_from(params, model, guess, solved)
     return at_mode(params, model, u, nagq), u
+
+
+def params_at(x: jax.Array, mode: Any, model: Model) -> Params:
+    """Parameters from the free ones, x: all of them, (P,), or without beta where that belongs to
+    the mode (u, beta)."""
+    return unflatten(jnp.concatenate([mode[1], x]) if isinstance(mode, tuple) else x, model)
+
+
+def profiled(x: jax.Array, model: Model, mode: Any, nagq: int, reml: bool = False) -> jax.Array:
+    """The deviance at free parameters x, as in `params_at`, whose mode is known, ()."""
+    return marginal(params_at(x, mode, model), model, mode, nagq, reml, solved=True)[0]
 
 
 def at_mode(params: Params, model: Model, u: jax.Array, nagq: int) -> jax.Array:
