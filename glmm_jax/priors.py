@@ -125,7 +125,7 @@ PRIORS = (Normal, StudentT, Wishart)
 class Function:
     """A user's penalty that is no pytree: a function, known to a program by what it is."""
 
-    function: Penalty
+    function: Callable[..., Any]
 
     def __call__(self, params: Params, model: Model) -> jax.Array:
         """What the function gives, ()."""
