@@ -20,6 +20,7 @@ squares of their parameters, since a change of sign of one of several would chan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -42,8 +43,7 @@ class Full:
 
     def entries(self) -> tuple[np.ndarray, np.ndarray]:
         """Row and column in Lambda of each element of theta."""
-        column, row = np.triu_indices(self.columns)
-        return row, column
+        return _triangle(self.columns)
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,12 @@ class AR1:
     def size(self) -> int:
         """Number of parameters, 2."""
         return 2
+
+
+@cache
+def _triangle(columns: int) -> tuple[np.ndarray, np.ndarray]:
+    column, row = np.triu_indices(columns)
+    return row, column
 
 
 Linear = Full | Diagonal

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax import families
-from glmm_jax.build import Placement, absorbs, adapted, place
+from glmm_jax.build import Placement, absorbs, adapted, arrange
 from glmm_jax.estimate import MAX_STEPS, Estimate, checked, program
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame, build_frame
@@ -70,9 +70,10 @@ MOVED, GAINED = 1e-3, 1e-4
 
 
 class Fitted(NamedTuple):
-    """The (padded) model of a frame, where the frame's terms lie in it, and its estimate."""
+    """The (padded) model of a frame, where the frame's terms lie in it, and its estimate, all in
+    NumPy arrays."""
 
-    model: Model
+    numbers: Model
     placement: Placement
     estimate: Estimate
 
@@ -119,7 +120,7 @@ def fit_call(
     if call.reml:
         raise ValueError("nagq='auto' with reml=True: REML is a Laplace approximation; use nagq=1")
     with engine():
-        model, _ = place(frame, family, call.curvature, True, call.priors)
+        model, _ = arrange(frame, family, call.curvature, True, call.priors)
     check(model, NODES[1])
     last, settled = None, False
     for nodes in NODES:
@@ -164,7 +165,7 @@ def fit_frame(
         ValueError: settings in the call, `start`, `progress` or a response that do not suit.
     """
     with engine(), clock("glmer", progress) as stage:
-        model, placement = place(frame, family, call.curvature, True, call.priors)
+        model, placement = arrange(frame, family, call.curvature, True, call.priors)
         settings = checked(model, call.nagq, start, call.optimizer, call.max_steps, call.reml)
         if start is not None:
             start = jax.tree.map(lambda a: jnp.asarray(a, float), start)

@@ -53,28 +53,29 @@ from glmm_jax.status import Status
 class Fit:
     """A fitted generalized linear mixed model. Made by `glmer`; nothing in it changes.
 
-    frame : names and arrays of the data used. family : with its link. model : the (padded) pytree
-    that was fitted. placement : where the frame's terms lie in it. estimate : what the engine found
-    (NumPy arrays). call : the other arguments of `glmer`.
+    frame : names and arrays of the data used. family : with its link. numbers : the (padded) pytree
+    that was fitted, and estimate : what the engine found, both in NumPy arrays. placement : where
+    the frame's terms lie in it. call : the other arguments of `glmer`.
 
     The verbs are the functions of `glmm_jax.inference`, one a file, with the fit as first argument.
     """
 
     frame: Frame
     family: Family
-    model: Model
+    numbers: Model
     placement: Placement
     estimate: Estimate
     call: Call
 
     def __getstate__(self) -> dict[str, Any]:
         # JAX would unpickle its arrays in whatever precision is on at that moment.
-        return {**self.__dict__, "model": jax.tree.map(np.asarray, self.model)}
+        return {name: value for name, value in self.__dict__.items() if name != "model"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    @cached_property
+    def model(self) -> Model:
+        """The (padded) pytree that was fitted, in JAX arrays."""
         with engine():
-            model = jax.tree.map(jnp.asarray, state["model"])
-        self.__dict__.update(state, model=model)
+            return jax.tree.map(jnp.asarray, self.numbers)
 
     # --- estimates ---------------------------------------------------------------------------
 
@@ -113,6 +114,15 @@ class Fit:
         return np.nan if self.dispersion is None else float(np.sqrt(self.dispersion))
 
     @cached_property
+    def _covariance(self) -> np.ndarray:
+        """See `vcov_all`."""
+        H = np.array(self.estimate.hessian)
+        free = np.ones(len(H), bool)
+        p, theta = len(self.frame.X_names), self.estimate.params.theta
+        free[p : p + len(theta)] = ~varcorr.held(self.frame, theta)
+        return vcov.covariance(H, free)
+
+    @cached_property
     def vcov_all(self) -> pd.DataFrame:
         """Joint covariance of (beta, theta, dispersion): twice the inverse Hessian of the deviance.
 
@@ -121,22 +131,20 @@ class Fit:
         """
         names = [*self._names, *varcorr.theta_names(self.frame)]
         names += parameter_names.dispersion_names(self)
-        H = np.array(self.estimate.hessian)
-        free = np.ones(len(H), bool)
-        p, m = len(self._names), len(self.theta)
-        free[p : p + m] = ~varcorr.held(self.frame, self.estimate.params.theta)
-        return pd.DataFrame(vcov.covariance(H, free), names, names)
+        return pd.DataFrame(self._covariance, names, names)
 
     def cov_params(self) -> pd.DataFrame:
         """Covariance matrix of the fixed-effects coefficients, theta's uncertainty included."""
-        return self.vcov_all.loc[self._names, self._names]
+        p = len(self._names)
+        return pd.DataFrame(self._covariance[:p, :p], self._names, self._names)
 
     @property
     def bse(self) -> pd.Series:
         """Standard errors of the fixed-effects coefficients; infinite for one without a finite
         estimate (`Status.SEPARATION`), whose Wald test says nothing."""
-        errors = np.sqrt(np.diag(self.cov_params()))
-        separated = np.asarray(self.estimate.separated)[: len(errors)]
+        p = len(self._names)
+        errors = np.sqrt(np.diagonal(self._covariance)[:p])
+        separated = np.asarray(self.estimate.separated)[:p]
         return pd.Series(np.where(separated, np.inf, errors), self._names, name="bse")
 
     @property
@@ -165,6 +173,8 @@ class Fit:
     @cached_property
     def penalty(self) -> float:
         """-2 log prior density at the estimate, 0 without priors."""
+        if not self.numbers.priors:
+            return 0.0
         with engine():
             return float(priors.penalty(self.estimate.params, self.model))
 
@@ -198,7 +208,7 @@ class Fit:
     @property
     def curvature(self) -> str:
         """Weights inside the Laplace determinant: "expected" or "observed" information."""
-        return self.model.curvature
+        return self.numbers.curvature
 
     @property
     def nagq(self) -> int:

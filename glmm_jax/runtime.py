@@ -99,7 +99,7 @@ def run(
     (None: where no array is larger than `QUICK_SIZE`); static, its static arguments.
     """
     leaves, tree = jax.tree.flatten(arrays)
-    shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     if quick is None:
         quick = max(leaf.size for leaf in leaves) <= QUICK_SIZE
     key = function, quick, tree, shapes, tuple(sorted(static.items(), key=lambda item: item[0]))

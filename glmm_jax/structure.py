@@ -12,8 +12,8 @@ diagonal part is block-diagonal at that moment. That is so for the first factor 
 later one if each level of every factor eliminated before meets one level of it only (nesting).
 Eliminating then couples no levels that do not share an observation already. Factors are taken
 largest first as long as that holds; the couplings that remain form one dense matrix. Everything
-here is integers (but for what relates levels), worked out in NumPy; the arrays become leaves of a
-pytree.
+here is integers (but for what relates levels), worked out in NumPy; `build.place` makes the leaves
+arrays of JAX.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 # A product of two couplings as a scattered block costs about this many multiply-adds of a dense
 # matrix product (measured on a CPU, float64): decides how the Schur complement is accumulated.
 SCATTER_COST = 150
+# Pairs of levels are found by marking cells of a table, not by sorting, up to so many cells a row.
+MARKED = 64
 
 
 @partial(
@@ -107,17 +109,10 @@ def elimination_order(
     """
     remaining = sorted(range(len(levels)), key=lambda f: (-levels[f] * columns[f], f))
     order: list[int] = []
-    reached: list[dict[int, np.ndarray]] = []  # per eliminated factor: factor -> pairs met
-    met = {
-        (f, g): _unique_pairs(index[f], index[g], levels[g])
-        for f in remaining
-        for g in remaining
-        if f != g
-    }
     while remaining:
         chosen = None
         for f in remaining:
-            nested = all(_is_function(neighbours[f], levels[f]) for neighbours in reached)
+            nested = all(meets_one(index[e], index[f], levels[e]) for e in order)
             if nested and f not in related:
                 chosen = f
                 break
@@ -125,7 +120,6 @@ def elimination_order(
             break
         remaining.remove(chosen)
         order.append(chosen)
-        reached.append({g: met[chosen, g] for g in remaining})
     return (*order, *remaining), len(order)
 
 
@@ -149,21 +143,15 @@ def build(
     roots : of related factors, Cholesky factors (levels, levels) of their matrices.
     """
     factors = len(levels)
-    keys: dict[tuple[int, int], np.ndarray] = {}
-    of_row: dict[tuple[int, int], np.ndarray] = {}
+    met: dict[tuple[int, int], _Couplings] = {}
+    edge_left, edge_right, edge_of_row = {}, {}, {}
     for f in range(eliminated):
         for g in range(f + 1, factors):
-            code = index[f].astype(np.int64) * levels[g] + index[g]
-            keys[f, g] = np.unique(code)
-    edge_left, edge_right, edge_of_row = {}, {}, {}
-    for (f, g), key in keys.items():
-        code = index[f].astype(np.int64) * levels[g] + index[g]
-        of_row[f, g] = np.searchsorted(key, code)
-        left, right = np.divmod(key, levels[g])
-        name = f"{f},{g}"
-        edge_left[name] = _padded(left, pad, levels[f] - 1)
-        edge_right[name] = _padded(right, pad, levels[g] - 1)
-        edge_of_row[name] = of_row[f, g].astype(np.int32)
+            found = met[f, g] = _Couplings.of(index[f], index[g], levels[f], levels[g])
+            name = f"{f},{g}"
+            edge_left[name] = _padded(found.left, pad, levels[f] - 1)
+            edge_right[name] = _padded(found.right, pad, levels[g] - 1)
+            edge_of_row[name] = found.of_row
 
     fill, pairs = {}, {}
     rest = range(eliminated, factors)
@@ -171,15 +159,12 @@ def build(
     for f in range(eliminated):
         for g in range(f + 1, eliminated):
             for h in range(g + 1, factors):
-                first, second = _matched(keys[f, g], keys[f, h], levels[g], levels[h])
-                code = (keys[f, g] % levels[g])[first] * levels[h] + keys[f, h][second] % levels[h]
-                target = np.searchsorted(keys[g, h], code)
-                fill[f"{f},{g},{h}"] = _padded_pairs(first, second, target, keys, f, g, h, pad)
+                first, second = _matched(met[f, g], met[f, h])
+                target = met[g, h].at(met[f, g].right[first], met[f, h].right[second])
+                ends = len(met[f, g].left), len(met[f, h].left)
+                fill[f"{f},{g},{h}"] = _padded_pairs(first, second, target, ends, pad)
         count = sum(
-            _pair_count(keys[f, g], keys[f, h], levels[g], levels[h])
-            for g in rest
-            for h in rest
-            if g <= h
+            int(met[f, g].of_left @ met[f, h].of_left) for g in rest for h in rest if g <= h
         )
         if not rest or levels[f] * columns[f] * dense_size**2 <= SCATTER_COST * count:
             continue
@@ -187,56 +172,85 @@ def build(
             for h in rest:
                 if g > h:
                     continue
-                first, second = _matched(keys[f, g], keys[f, h], levels[g], levels[h])
-                if g == h:  # the lower triangle is enough
-                    lower = first >= second
-                    first, second = first[lower], second[lower]
-                cell = (keys[f, g] % levels[g])[first] * levels[h] + keys[f, h][second] % levels[h]
-                pairs[f"{f},{g},{h}"] = _padded_pairs(first, second, cell, keys, f, g, h, pad)
+                # Of g with itself the lower triangle is enough.
+                first, second = _matched(met[f, g], met[f, h], lower=g == h)
+                cell = met[f, g].right[first] * np.int32(levels[h]) + met[f, h].right[second]
+                ends = len(met[f, g].left), len(met[f, h].left)
+                pairs[f"{f},{g},{h}"] = _padded_pairs(first, second, cell, ends, pad)
     return Structure(
-        index=tuple(jnp.asarray(i.astype(np.int32)) for i in index),
-        edge_of_row=_leaves(edge_of_row),
-        edge_left=_leaves(edge_left),
-        edge_right=_leaves(edge_right),
-        fill=_leaves(fill),
-        pairs=_leaves(pairs),
+        index=tuple(i.astype(np.int32, copy=False) for i in index),  # type: ignore[arg-type]
+        edge_of_row=edge_of_row,
+        edge_left=edge_left,
+        edge_right=edge_right,
+        fill=fill,
+        pairs=pairs,
         levels=tuple(levels),
         columns=tuple(columns),
         eliminated=eliminated,
-        roots={str(f): jnp.asarray(root, float) for f, root in (roots or {}).items()},
+        roots={str(f): root for f, root in (roots or {}).items()},  # type: ignore[misc]
     )
 
 
-def _leaves(arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(array) for name, array in arrays.items()}
+def meets_one(left: np.ndarray, right: np.ndarray, levels_left: int) -> bool:
+    """Whether each level on the left, of (n,), meets one level on the right only."""
+    met = np.zeros(levels_left, right.dtype)
+    met[left] = right
+    return bool(np.array_equal(met[left], right))
 
 
-def _unique_pairs(left: np.ndarray, right: np.ndarray, levels_right: int) -> np.ndarray:
-    return np.unique(left.astype(np.int64) * levels_right + right)
+class _Couplings(NamedTuple):
+    """The pairs of levels of two factors that share an observation, sorted by left, then right.
+
+    left, right (couplings,); of_row (n,), the coupling of each observation; of_left (levels on the
+    left,), how many couplings each has; all int32 but of_left, which is summed. levels_right: of
+    the factor.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    of_row: np.ndarray
+    of_left: np.ndarray
+    levels_right: int
+
+    @classmethod
+    def of(
+        cls, left: np.ndarray, right: np.ndarray, levels_left: int, levels_right: int
+    ) -> _Couplings:
+        code = left.astype(np.int64) * levels_right + right
+        cells = levels_left * levels_right
+        if cells <= MARKED * len(code):
+            mark = np.zeros(cells, bool)
+            mark[code] = True
+            key = np.flatnonzero(mark)
+            place = np.empty(cells, np.int32)  # filled where there is a coupling, read only there
+            place[key] = np.arange(len(key), dtype=np.int32)
+            of_row = place[code]
+        else:
+            key = np.unique(code)
+            of_row = np.searchsorted(key, code).astype(np.int32)
+        first = (key // levels_right).astype(np.int32)
+        second = (key - first.astype(np.int64) * levels_right).astype(np.int32)
+        return cls(first, second, of_row, np.bincount(first, minlength=levels_left), levels_right)
+
+    def at(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Positions of couplings that are known to occur."""
+        wide = self.levels_right
+        key = self.left.astype(np.int64) * wide + self.right
+        return np.searchsorted(key, left.astype(np.int64) * wide + right)
 
 
-def _is_function(key: np.ndarray, levels_right: int) -> bool:
-    """Whether each level on the left meets one level on the right only (keys are sorted)."""
-    left = key // levels_right
-    return bool(np.all(left[1:] != left[:-1]))
+def _matched(g: _Couplings, h: _Couplings, lower: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of couplings (positions in g and in h) that share their left level, (pairs,) each.
 
-
-def _matched(
-    key_g: np.ndarray, key_h: np.ndarray, levels_g: int, levels_h: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of couplings (positions in the sorted keys) that share their left level."""
-    left_g, left_h = key_g // levels_g, key_h // levels_h
-    start = np.searchsorted(left_h, left_g, side="left")
-    count = np.searchsorted(left_h, left_g, side="right") - start
-    first = np.repeat(np.arange(len(key_g)), count)
-    within = np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
-    return first, np.repeat(start, count) + within
-
-
-def _pair_count(key_g: np.ndarray, key_h: np.ndarray, levels_g: int, levels_h: int) -> int:
-    left_g, left_h = key_g // levels_g, key_h // levels_h
-    count = np.searchsorted(left_h, left_g, side="right") - np.searchsorted(left_h, left_g)
-    return int(count.sum())
+    lower : of g with itself, those in which the second stands no later than the first.
+    """
+    start = (np.cumsum(h.of_left) - h.of_left)[g.left]
+    own = np.arange(len(g.left))
+    count = own - start + 1 if lower else h.of_left[g.left]
+    first = np.repeat(own.astype(np.int32), count)
+    within = np.arange(len(first), dtype=np.int32)
+    within -= np.repeat((np.cumsum(count) - count - start).astype(np.int32), count)
+    return first, within
 
 
 def _padded(values: np.ndarray, pad: Callable[[int], int], fill_value: int) -> np.ndarray:
@@ -246,11 +260,18 @@ def _padded(values: np.ndarray, pad: Callable[[int], int], fill_value: int) -> n
     return out
 
 
-def _padded_pairs(first, second, target, keys, f, g, h, pad) -> np.ndarray:
-    """(3, pairs) array; padding pairs join two padded (zero) couplings and add to target 0."""
-    size = len(first) if pad is identity else pad(len(first))
-    out = np.zeros((3, size), np.int32)
-    if size > len(first):
-        out[0], out[1] = len(keys[f, g]), len(keys[f, h])
-    out[:, : len(first)] = first, second, target
+def _padded_pairs(
+    first: np.ndarray,
+    second: np.ndarray,
+    target: np.ndarray,
+    ends: tuple[int, int],
+    pad: Callable[[int], int],
+) -> np.ndarray:
+    """(3, pairs) array; padding pairs join two padded (zero) couplings, those after the `ends` of
+    the others, and add to target 0."""
+    n = len(first)
+    out = np.empty((3, n if pad is identity else pad(n)), np.int32)
+    for row, values, beyond in zip(out, (first, second, target), (*ends, 0), strict=True):
+        row[:n] = values
+        row[n:] = beyond
     return out

@@ -203,7 +203,7 @@ def test_fits_that_do_not_compare_are_refused() -> None:
         (replace(base, frame=replace(frame, trials=None)), "different responses"),
         (replace(base, frame=replace(frame, weights=np.full(56, 2.0))), "different weights"),
         (replace(base, family=families.Binomial("probit")), "differ in family"),
-        (replace(base, model=replace(base.model, curvature="observed")), "differ in curvature"),
+        (replace(base, numbers=replace(base.numbers, curvature="observed")), "differ in curvature"),
     ):
         with pytest.raises(ValueError, match=message):
             anova(base, fit)

@@ -184,7 +184,7 @@ def test_a_warm_search_without_an_estimate_is_repeated(monkeypatch: pytest.Monke
         starts.append(start)
         code = Status.STALLED if start is not None else Status.CONVERGED
         found = cold.estimate.__class__(**{**vars(cold.estimate), "status": np.asarray(int(code))})
-        return Fitted(cold.model, cold.placement, found)
+        return Fitted(cold.numbers, cold.placement, found)
 
     monkeypatch.setattr(refits, "fit_frame", search)
     assert fit.refit(y, warm=True).converged

@@ -69,7 +69,7 @@ def random_blocks(
         if term.grouping not in shared:
             factor = rows.grouping(term.grouping)
             if related is None:
-                levels, index = pd.Index(factor.labels, dtype=object), factor.codes
+                levels, index = pd.Index(_objects(factor.labels), dtype=object), factor.codes
             else:
                 levels, index = related.labels, placed(term.group_name, factor, related)
             shared[term.grouping] = levels, index.astype(np.int32)
@@ -85,3 +85,10 @@ def random_blocks(
         )
         found.append((block, coding, term.grouping))
     return [found[i] for i in theta_order([len(block.levels) for block, _, _ in found])]
+
+
+def _objects(labels: tuple[str, ...]) -> np.ndarray:
+    """Labels as an array whose elements pandas need not look at one by one."""
+    out = np.empty(len(labels), dtype=object)
+    out[:] = labels
+    return out

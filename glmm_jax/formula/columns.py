@@ -63,7 +63,9 @@ def label_of(value: object) -> str:
 
 
 def _labels(values: Iterable[object], name: str) -> tuple[str, ...]:
-    labels = tuple(label_of(value) for value in values)
+    # A list of Python's own strings, whose elements are quick to come by.
+    listed = values.tolist() if isinstance(values, pd.Index) else values
+    labels = tuple(label_of(value) for value in listed)
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise ValueError(
@@ -111,6 +113,8 @@ class Column:
     def value(self) -> Value:
         """The values as they enter an expression: float64, bool, or a factor."""
         if self.kind == "number":
+            if isinstance(self.raw.dtype, np.dtype) and self.raw.dtype.kind in "iuf":
+                return self.raw.to_numpy().astype(np.float64, copy=False)
             return self.raw.to_numpy(dtype=np.float64, na_value=np.nan)
         if self.kind == "boolean":
             filled = self.raw if self.missing is None else self.raw.where(~self.missing, False)
@@ -133,10 +137,15 @@ _INFERRED = {
 }
 
 
+_KINDS = {"b": "boolean", "i": "number", "u": "number", "f": "number"}
+
+
 def _kind_of(raw: pd.Series) -> str:
     dtype = raw.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return "factor"
+    if isinstance(dtype, np.dtype) and dtype.kind in _KINDS:
+        return _KINDS[dtype.kind]
     if isinstance(dtype, np.dtype) and dtype.kind == "O":
         inferred = pd.api.types.infer_dtype(raw, skipna=True)
         if inferred not in _INFERRED:
@@ -177,6 +186,8 @@ def read_column(data: pd.DataFrame, name: str, where: str) -> Column:
         missing = raw.array.codes < 0
     elif isinstance(raw.dtype, np.dtype) and raw.dtype.kind in "biu":
         missing = None
+    elif isinstance(raw.dtype, np.dtype) and raw.dtype.kind == "f":
+        missing = np.isnan(raw.to_numpy())
     else:
         missing = raw.isna().to_numpy()
     return Column(name, raw, kind, missing if missing is not None and missing.any() else None)

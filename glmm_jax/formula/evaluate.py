@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -79,6 +80,7 @@ def check_calls(node: Node) -> None:
             check_calls(inner)
 
 
+@lru_cache(maxsize=4096)
 def names_in(node: Node) -> tuple[str, ...]:
     """Columns that an expression uses, in order of appearance, each once."""
     found: dict[str, None] = {}

@@ -32,6 +32,8 @@ from glmm_jax.formula.syntax import (
 
 T = TypeVar("T")
 
+BLOCK = 4096  # rows of a model matrix that are filled together
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -109,17 +111,28 @@ def expand(expression: str) -> Terms:
 
 def _contrast_matrix(factor: Factor) -> tuple[np.ndarray, list[str]]:
     """Contrast matrix (levels, k) and suffixes: treatment, polynomial if ordered, or as asked."""
-    contrast = factor.contrast or Contrast("Poly" if factor.ordered else "Treatment")
+    if factor.contrast is not None:
+        return _coded(factor.labels, factor.contrast)
+    return _default(factor.labels, factor.ordered)
+
+
+@lru_cache(maxsize=256)
+def _default(labels: tuple[str, ...], ordered: bool) -> tuple[np.ndarray, list[str]]:
+    return _coded(labels, Contrast("Poly" if ordered else "Treatment"))
+
+
+def _coded(labels: tuple[str, ...], contrast: Contrast) -> tuple[np.ndarray, list[str]]:
     coder = getattr(patsy.contrasts, contrast.name)
     try:
         coded = coder(*contrast.arguments, **dict(contrast.keywords)).code_without_intercept(
-            list(factor.labels)
+            list(labels)
         )
     except (patsy.PatsyError, TypeError, ValueError) as error:
         raise ValueError(f"formula: contrast {contrast.name} cannot be used: {error}") from error
     return np.asarray(coded.matrix, dtype=np.float64), list(coded.column_suffixes)
 
 
+@lru_cache(maxsize=1024)
 def _label(factor: str) -> str:
     """Name of a factor in column names: a column's own name without backticks."""
     node = parse_expression(factor)
@@ -206,16 +219,19 @@ def model_matrix(coding: Coding, values: Mapping[str, Value], n: int) -> np.ndar
     A missing level (code -1) gives rows of NaN in the columns of its factor.
     """
     X = np.empty((n, len(coding.names)))
-    j = 0
-    if coding.intercept:
-        X[:, 0], j = 1.0, 1
+    chosen: list[tuple[np.ndarray, ...]] = []
     for parts in coding.terms:
-        columns: list[tuple[np.ndarray, ...]] = [_columns(part, values) for part in parts]
-        for combination in _combinations(columns):
-            X[:, j] = combination[0]
+        chosen += _combinations([_columns(part, values) for part in parts])
+    # X lies row by row: filled in blocks that fit a processor's cache.
+    for start in range(0, n, BLOCK):
+        rows = slice(start, start + BLOCK)
+        block = X[rows]
+        if coding.intercept:
+            block[:, 0] = 1.0
+        for j, combination in enumerate(chosen, int(coding.intercept)):
+            block[:, j] = combination[0][rows]
             for column in combination[1:]:
-                X[:, j] *= column
-            j += 1
+                block[:, j] *= column[rows]
     return X
 
 

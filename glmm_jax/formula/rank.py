@@ -17,9 +17,10 @@ def independent_columns(X: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarr
         X: (n, p), finite.
     """
     n, p = X.shape
-    norms = np.sqrt(np.einsum("ij,ij->j", X, X))
+    gram = X.T @ X
+    norms = np.sqrt(np.diagonal(gram))
     keep = norms > 0.0
-    if p <= n and keep.all() and _clearly_independent(X, norms):
+    if p <= n and keep.all() and _clearly_independent(gram, norms):
         return keep
     basis = np.empty((n, 0))
     for j in np.flatnonzero(keep):
@@ -34,14 +35,14 @@ def independent_columns(X: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarr
     return keep
 
 
-def _clearly_independent(X: np.ndarray, norms: np.ndarray) -> bool:
-    """Quick yes from the Cholesky factor of the correlation-like matrix of the columns.
+def _clearly_independent(gram: np.ndarray, norms: np.ndarray) -> bool:
+    """Quick yes from the Cholesky factor of the correlation-like matrix X'X of the columns.
 
     Its diagonal holds the residual norms in question, with errors of about 1e-8; far above
     that they need no second look.
     """
     try:
-        factor = np.linalg.cholesky((X.T @ X) / np.outer(norms, norms))
+        factor = np.linalg.cholesky(gram / np.outer(norms, norms))
     except np.linalg.LinAlgError:
         return False
     return bool(np.diagonal(factor).min(initial=1.0) > 1e-4)

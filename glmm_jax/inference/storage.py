@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax import families, links, priors
-from glmm_jax.build import Placement, place
+from glmm_jax.build import Placement, arrange
 from glmm_jax.estimate import Estimate
 from glmm_jax.families.base import Family
 from glmm_jax.fitting import Call
@@ -138,8 +138,8 @@ def _parts(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str,
     )
     family = _family(document["family"])
     with engine():
-        model, placement = place(
-            frame, family, document["curvature"], padded=True, priors=call.priors
+        model, placement = arrange(
+            frame, family, document["curvature"], padding=True, priors=call.priors
         )
     estimate = dataclasses.replace(estimate, u=_placed(estimate.u, model, placement))
     if document["version"] < 3:  # of beta alone
@@ -149,7 +149,7 @@ def _parts(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str,
     return {
         "frame": frame,
         "family": family,
-        "model": model,
+        "numbers": model,
         "placement": placement,
         "estimate": estimate,
         "call": call,
