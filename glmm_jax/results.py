@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax import priors
 from glmm_jax.build import Placement

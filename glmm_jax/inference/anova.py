@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 from numpy.typing import ArrayLike
 
 from glmm_jax.inference import digits

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax.inference import parameter_names
 from glmm_jax.inference.bootstrap_table import check_interval

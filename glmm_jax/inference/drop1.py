@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax.fitting import absorbs, fit_frame
 from glmm_jax.formula.fixed import containing, separable, term_columns, without

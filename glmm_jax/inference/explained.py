@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax.families.base import Dispersion, Family, as_dispersion
 from glmm_jax.inference.parameter_rows import mean_depends, row_parameters

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax.formula.constraints import read_constraints
 from glmm_jax.inference import digits

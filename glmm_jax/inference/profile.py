@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax.constrained import point
 from glmm_jax.inference import parameter_names

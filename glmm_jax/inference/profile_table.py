@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 from numpy.typing import ArrayLike
-from scipy.interpolate import CubicHermiteSpline
 
 from glmm_jax.inference import digits
 from glmm_jax.inference.layout import html_table
@@ -54,8 +53,10 @@ class Curve:
         return scale(self.kind).from_w(out).reshape(np.shape(zeta))
 
     @property
-    def _cubic(self) -> CubicHermiteSpline:
-        return CubicHermiteSpline(self.w, self.zeta, self.slope, extrapolate=False)
+    def _cubic(self) -> scipy.interpolate.CubicHermiteSpline:
+        return scipy.interpolate.CubicHermiteSpline(
+            self.w, self.zeta, self.slope, extrapolate=False
+        )
 
     def _outward(self, side: int, size: np.ndarray) -> np.ndarray:
         """w on one side where |zeta| has a size, (k,): bisection of the cubic between points."""

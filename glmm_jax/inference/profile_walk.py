@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from scipy.interpolate import CubicHermiteSpline
+import scipy
 
 STEP = 0.6  # of zeta between points
 EXACT = 1e-4  # of zeta at the limits of the intervals asked for
@@ -220,7 +220,7 @@ class Walk:
 def crossing(inner: Node, outer: Node, zeta: float) -> float:
     """Where the cubic with the values and slopes of two nodes equals zeta, between them."""
     a, b = (inner, outer) if inner.w < outer.w else (outer, inner)
-    cubic = CubicHermiteSpline([a.w, b.w], [a.zeta, b.zeta], [a.slope, b.slope])
+    cubic = scipy.interpolate.CubicHermiteSpline([a.w, b.w], [a.zeta, b.zeta], [a.slope, b.slope])
     roots = np.real(cubic.solve(zeta, extrapolate=False))
     if len(roots):
         return float(roots[0])

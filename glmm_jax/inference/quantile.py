@@ -18,8 +18,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
-import scipy.stats
+import scipy
 
 # Numbers ranked at once: bounds the memory for many rows.
 LARGEST_BLOCK = 4_000_000

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax.build import padded
 from glmm_jax.families.base import Dispersion, is_integer

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.covariance import Diagonal, Structured

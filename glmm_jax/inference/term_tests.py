@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax.formula.fixed import Coding, TermColumns, containing, term_columns
 from glmm_jax.formula.frame import Frame

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 from numpy.typing import ArrayLike
 
 from glmm_jax import covariance as kinds

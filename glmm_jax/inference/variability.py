@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax.families.base import Family
 from glmm_jax.inference import digits, simulate

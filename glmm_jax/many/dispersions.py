@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize, minimize_scalar
+import scipy
 
 from glmm_jax.families.base import Family
 from glmm_jax.many.table import ManyFits
@@ -59,7 +59,9 @@ def moderated(how: str, family: Family, priors: Any, fit: Callable[..., ManyFits
         return float(np.nansum(fit(None, dispersion=float(np.exp(log_phi))).columns.deviance))
 
     bounds = (middle - _REACH, middle + _REACH)
-    best = minimize_scalar(total, bounds=bounds, method="bounded", options={"xatol": _WIDTH})
+    best = scipy.optimize.minimize_scalar(
+        total, bounds=bounds, method="bounded", options={"xatol": _WIDTH}
+    )
     return fit(SHARED, dispersion=float(np.exp(best.x)))
 
 
@@ -89,5 +91,7 @@ def prior_of(x: np.ndarray, error: np.ndarray) -> tuple[float, float]:
     weights = error**-2.0
     start = np.array([np.average(x, weights=weights), np.log(0.5)])
     least = np.log(LEAST_SD)
-    found = minimize(deviance, start, method="L-BFGS-B", bounds=[(None, None), (least, 5.0)])
+    found = scipy.optimize.minimize(
+        deviance, start, method="L-BFGS-B", bounds=[(None, None), (least, 5.0)]
+    )
     return float(found.x[0]), float(np.exp(found.x[1]))

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy.special
+import scipy
 
 from glmm_jax import families
 from glmm_jax.families.base import Family

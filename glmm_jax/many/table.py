@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.special
-from scipy import stats
+import scipy
 
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame
@@ -176,7 +175,7 @@ class ManyFits:
         both = self.converged & reduced.converged
         change = reduced.columns.deviance - self.columns.deviance
         statistic = np.where(both, np.maximum(change, 0.0), np.nan)
-        pvalue = mixture(statistic, df) if found.zero == 1 else stats.chi2.sf(statistic, df)
+        pvalue = mixture(statistic, df) if found.zero == 1 else scipy.special.chdtrc(df, statistic)
         frame = {"statistic": statistic, "df": df, "p_value": pvalue}
         return pd.DataFrame({**frame, "p_adjusted": adjusted(pvalue)}, index=self.names)
 
@@ -221,5 +220,5 @@ def adjusted(p_values: np.ndarray) -> np.ndarray:
     out = np.full(len(p_values), np.nan)
     known = np.flatnonzero(np.isfinite(p_values))
     if known.size:
-        out[known] = stats.false_discovery_control(p_values[known])
+        out[known] = scipy.stats.false_discovery_control(p_values[known])
     return out

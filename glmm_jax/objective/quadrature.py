@@ -22,7 +22,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import roots_hermitenorm
+import scipy
 
 from glmm_jax import pirls, predictors
 from glmm_jax.families.base import Family
@@ -75,7 +75,7 @@ def check(model: Model, nagq: int) -> None:
 @cache
 def grid(nagq: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes (J, k) and log weights (J,) of the k-dimensional standard normal distribution."""
-    nodes, weights = roots_hermitenorm(nagq)
+    nodes, weights = scipy.special.roots_hermitenorm(nagq)
     nodes = 0.5 * (nodes - nodes[::-1])  # symmetric to the last bit
     log_weights = np.log(weights / weights.sum())
     points = np.stack(np.meshgrid(*[nodes] * k, indexing="ij"), -1).reshape(-1, k)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
+
+if TYPE_CHECKING:
+    import optax
 
 NAMES = ("quasi-newton", "newton", "lbfgs")
 # The first phase ends when a step changes nothing that the second would not settle in one round.
@@ -32,10 +36,12 @@ class FirstOrder:
         if isinstance(optimizer, FirstOrder):
             return optimizer
         if optimizer == "lbfgs":
-            return FirstOrder("lbfgs", _LBFGS)
+            return FirstOrder("lbfgs", _lbfgs())
         if isinstance(optimizer, str) and optimizer in NAMES:
             return FirstOrder(optimizer)
-        if isinstance(optimizer, optax.GradientTransformation):
+        # Whoever has a transformation has imported optax; others need not wait for it.
+        optax: Any = sys.modules.get("optax")
+        if optax is not None and isinstance(optimizer, optax.GradientTransformation):
             return FirstOrder("optax", optimizer)
         raise ValueError(
             f"optimizer={optimizer!r}; use one of {', '.join(map(repr, NAMES))} or an optax "
@@ -43,13 +49,19 @@ class FirstOrder:
         )
 
 
-_LBFGS = optax.lbfgs()
+@cache
+def _lbfgs() -> optax.GradientTransformation:
+    import optax
+
+    return optax.lbfgs()
 
 
 def descend(
     method: FirstOrder, evaluate: Callable, x: jax.Array, aux: Any, max_steps: int
 ) -> tuple[jax.Array, Any, jax.Array]:
     """Follow the transformation until the gradient is small: x, aux and the evaluations used."""
+    import optax
+
     assert method.transformation is not None
     transformation = optax.with_extra_args_support(method.transformation)
 
