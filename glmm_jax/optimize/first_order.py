@@ -41,8 +41,9 @@ class FirstOrder:
             return FirstOrder(optimizer)
         # Whoever has a transformation has imported optax; others need not wait for it.
         optax: Any = sys.modules.get("optax")
-        if optax is not None and isinstance(optimizer, optax.GradientTransformation):
-            return FirstOrder("optax", optimizer)
+        given: Any = optimizer
+        if optax is not None and isinstance(given, optax.GradientTransformation):
+            return FirstOrder("optax", given)
         raise ValueError(
             f"optimizer={optimizer!r}; use one of {', '.join(map(repr, NAMES))} or an optax "
             "gradient transformation such as optax.adam(0.05)"
