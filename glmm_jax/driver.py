@@ -24,7 +24,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from glmm_jax import packing
 from glmm_jax.batch import AXIS, Lanes, lanes_program
+from glmm_jax.build import bucket
 from glmm_jax.estimate import Estimate
 from glmm_jax.model import Model, Params, unflatten
 from glmm_jax.optimize import start as starting
@@ -154,8 +156,9 @@ def estimate_lanes(
         double precision anew.
     """
     B = jax.tree.leaves(lanes)[0].shape[0]
-    how = plan(model, lanes, devices)
     with engine():
+        model, lanes = _packed(model, lanes)
+        how = plan(model, lanes, devices)
         given = None if start is None else _repeated(start, B)
         if dtype == "float32":
             small = [_cast(tree, np.float32) for tree in (model, lanes, given)]
@@ -165,6 +168,23 @@ def estimate_lanes(
     if told is not None:
         told(0, int(np.sum(np.isin(found.status, (*UNFINISHED, *FAILED)))))
     return found
+
+
+def _packed(model: Model, lanes: Lanes) -> tuple[Model, Lanes]:
+    """Model and lanes with their rows in rectangles, see `packing`, where that pays."""
+    if not set(lanes) <= {"y", "offset", "weights", "size"}:
+        return model, lanes  # each lane has rows and levels of its own
+    used = np.asarray(model.weights) > 0
+    if "weights" in lanes:
+        used = used | np.any(lanes["weights"] > 0, axis=0)
+    found = packing.packed(model, used, bucket)
+    if found is None:
+        return model, lanes
+    model, position = found
+    taken = {name: np.asarray(a)[:, np.maximum(position, 0)] for name, a in lanes.items()}
+    if "weights" in taken:
+        taken["weights"] = np.where(position >= 0, taken["weights"], 0.0)
+    return model, taken
 
 
 def _cast(tree: Any, dtype: Any) -> Any:

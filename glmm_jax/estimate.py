@@ -235,6 +235,8 @@ def program(
     reml: bool = False,
 ) -> Estimate:
     """What `estimate` compiles: start, search, certificate, as one program."""
+    constant = -2.0 * pirls.base_measure(model)
+    model = replace(model, normalised=False)
     scale = starting.scales(model)
     begin = starting.start(model, scale, given)
     p, m = model.p, model.m
@@ -297,7 +299,7 @@ def program(
     return Estimate(
         params=params,
         u=u,
-        deviance=found.value,
+        deviance=found.value + constant,
         gradient=gradient,
         hessian=H,
         status=_status(found, separated, unbounded),

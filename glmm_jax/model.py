@@ -67,7 +67,7 @@ class Term:
     data_fields=[
         "y", "X", "Z", "offset", "weights", "size", "structure", "dispersion_X", "priors",
     ],
-    meta_fields=["terms", "family", "curvature", "random_parameters"],
+    meta_fields=["terms", "family", "curvature", "random_parameters", "normalised"],
 )  # fmt: skip
 @dataclass(frozen=True)
 class Model:
@@ -83,7 +83,8 @@ class Model:
     Static: terms, per grouping factor the tuple of its `Term`s; family; curvature ("expected" or
     "observed"), the weights inside log|L|^2 of the Laplace deviance; random_parameters, positions
     in the family's `parameters` of those that have random effects: Z and the structure then have
-    several rows for each of the n, see `pseudo_rows` and `predictors`.
+    several rows for each of the n, see `pseudo_rows` and `predictors`; normalised, whether
+    densities have the constants that no parameter is in (a search leaves them out).
 
     Grouping factors stand in order of elimination, which need not be the order of theta.
     """
@@ -101,6 +102,7 @@ class Model:
     dispersion_X: tuple[jax.Array | None, ...] = ()
     priors: tuple[Any, ...] = ()
     random_parameters: tuple[int, ...] = ()
+    normalised: bool = True
 
     @property
     def n(self) -> int:

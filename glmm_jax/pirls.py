@@ -43,8 +43,23 @@ def linear_predictor(params: Params, model: Model, u: jax.Array) -> jax.Array:
 
 def log_density(params: Params, model: Model, eta: jax.Array) -> jax.Array:
     """sum_i w_i log p(y_i | eta_i), ()."""
+    value = kernel(params, model, eta)
+    if model.family.parameters:
+        phi = predictors.row_arguments(params, model, eta)[1]
+        scale = model.family.log_scale(model.y, phi, model.size)
+        value = value + jnp.sum(model.weights * scale)
+    return value + base_measure(model) if model.normalised else value
+
+
+def kernel(params: Params, model: Model, eta: jax.Array) -> jax.Array:
+    """The part of `log_density` that eta is in, ()."""
     eta, phi = predictors.row_arguments(params, model, eta)
-    return jnp.sum(model.weights * model.family.log_prob(model.y, eta, phi, model.size))
+    return jnp.sum(model.weights * model.family.log_kernel(model.y, eta, phi, model.size))
+
+
+def base_measure(model: Model) -> jax.Array:
+    """The part of `log_density` that no parameter is in, ()."""
+    return jnp.sum(model.weights * model.family.log_base(model.y, model.size))
 
 
 def row_score(params: Params, model: Model, eta: jax.Array) -> jax.Array:
@@ -155,7 +170,7 @@ def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = Fals
         beta = state.beta + state.fraction * state.dbeta
         here = Params(beta, params.theta, params.dispersion)
         eta = linear_predictor(here, model, u)
-        f = -2.0 * log_density(here, model, eta) + u @ u
+        f = -2.0 * kernel(here, model, eta) + u @ u
         information = row_information(here, model, eta, "expected")
         if not model.family.is_canonical:
             tried = row_information(here, model, eta, "observed")

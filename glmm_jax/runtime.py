@@ -32,7 +32,13 @@ MOST_PROGRAMS = 16
 # XLA's CPU runtime loses a step of some programs that it schedules for concurrency, and then waits
 # for ever (jaxlib 0.10.2, two cores: of fits with an AR(1) term of 120 groups or more and 8 times,
 # 0 of 7 ended; scheduled for memory, 9 of 9). Warm fits take a tenth less time so, besides.
-CAREFUL = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+# Sums and small products are fused into loops, not handed to the YNNPACK library, whose threads
+# wait for one another (64 sums of 200 numbers: 5 to 220 microseconds on two busy cores; a batch of
+# fits 190 for 610 microseconds a model).
+CAREFUL = {
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    "xla_cpu_experimental_ynn_fusion_type": "",
+}
 
 # For small data a CPU compiler that works less hard: compilation falls by two fifths, a fit of a
 # few milliseconds takes a fifth longer (2,000 rows: 6.6 to 3.2 s of CPU against 2.1 to 2.5 ms).

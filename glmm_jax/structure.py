@@ -36,7 +36,7 @@ MARKED = 64
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["index", "edge_of_row", "edge_left", "edge_right", "fill", "pairs", "roots"],
-    meta_fields=["levels", "columns", "eliminated", "solver"],
+    meta_fields=["levels", "columns", "eliminated", "solver", "rectangles"],
 )
 @dataclass(frozen=True)
 class Structure:
@@ -55,8 +55,9 @@ class Structure:
     and, floats, where the levels of f are related by a known matrix K:
         roots         "f" -> (levels, levels): its lower Cholesky factor; such a factor is never
                       eliminated, see `linalg.related`
-    Static: levels and columns per factor, the number eliminated, and the solver ("schur", or
-    "dense", which ignores the pattern and serves as the reference).
+    Static: levels and columns per factor, the number eliminated, the solver ("schur", or "dense",
+    which ignores the pattern and serves as the reference), and the rectangles in which the rows lie
+    by the levels of the first factor, see `packing`; () where they lie in any order.
     """
 
     index: tuple[jax.Array, ...]
@@ -70,6 +71,11 @@ class Structure:
     eliminated: int
     solver: str = "schur"
     roots: dict[str, jax.Array] = field(default_factory=dict)
+    rectangles: tuple[tuple[int, int], ...] = ()
+
+    def layout(self, f: int) -> tuple[tuple[int, int], ...]:
+        """The rectangles in which the rows lie by the levels of factor f, () for none."""
+        return self.rectangles if f == 0 else ()
 
     @property
     def q(self) -> int:

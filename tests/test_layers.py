@@ -30,6 +30,7 @@ LAYERS = {
     "priors": 3,
     "structure": 3,
     "linalg": 4,
+    "packing": 4,
     "implicit": 5,
     "pirls": 5,
     "predictors": 5,

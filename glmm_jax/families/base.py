@@ -38,7 +38,8 @@ _INTEGER_TOLERANCE = 1e-8
 @dataclass(frozen=True, init=False)
 class Family:
     """Conditional distribution of the response. Subclasses state the class-level facts below and
-    define `log_prob`, `variance`, `unit_deviance`, `sample`, `start_mean` and `check`.
+    define `log_prob` (or its parts, where what eta leaves alone is costly), `variance`,
+    `unit_deviance`, `sample`, `start_mean` and `check`.
 
     A subclass with parameters of its own is again `@dataclass(frozen=True, init=False)`, with an
     `__init__` that calls this one and sets its fields by `object.__setattr__`.
@@ -93,8 +94,29 @@ class Family:
     def log_prob(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
-        """log p(y | eta) with all constants, (n,). Not finite where the link has no valid mean."""
-        raise NotImplementedError
+        """log p(y | eta) with all constants, (n,). Not finite where the link has no valid mean.
+
+        It is the sum of three parts. Iterations over eta need the first alone, and a search for the
+        parameters the first two; a family that does not tell them apart has all of it in the first.
+        """
+        kernel = self.log_kernel(y, eta, dispersion, size)
+        return kernel + self.log_scale(y, dispersion, size) + self.log_base(y, size)
+
+    def log_kernel(
+        self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
+    ) -> Array:
+        """The part of `log_prob` that eta is in, (n,)."""
+        return self.log_prob(y, eta, dispersion, size)
+
+    def log_scale(
+        self, y: Array, dispersion: Dispersion = None, size: Array | None = None
+    ) -> Array:
+        """The part of `log_prob` that other parameters are in, but not eta, (n,)."""
+        return jnp.zeros_like(y)
+
+    def log_base(self, y: Array, size: Array | None = None) -> Array:
+        """The part of `log_prob` that no parameter is in, (n,)."""
+        return jnp.zeros_like(y)
 
     def mean(self, eta: Array, dispersion: Dispersion = None) -> Array:
         """Conditional mean of y, (n,); of y / size for a binomial row."""
@@ -159,7 +181,7 @@ class Family:
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         """d log p / d eta of each row, (n,)."""
-        return elementwise_derivative(lambda eta: self.log_prob(y, eta, dispersion, size), eta)
+        return elementwise_derivative(lambda eta: self.log_kernel(y, eta, dispersion, size), eta)
 
     def curvature(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import gammaln
 
@@ -49,14 +50,15 @@ class Binomial(Family):
     canonical_link = "logit"
     mean_range = (0.0, 1.0)
 
-    def log_prob(
+    def log_kernel(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
+        return self.link.log_kernel(eta, y, (1.0 if size is None else size) - y)
+
+    def log_base(self, y: Array, size: Array | None = None) -> Array:
         if size is None:
-            return self.link.log_kernel(eta, y, 1.0 - y)
-        failures = size - y
-        constant = gammaln(size + 1.0) - gammaln(y + 1.0) - gammaln(failures + 1.0)
-        return constant + self.link.log_kernel(eta, y, failures)
+            return jnp.zeros_like(y)
+        return gammaln(size + 1.0) - gammaln(y + 1.0) - gammaln(size - y + 1.0)
 
     def variance(
         self, mu: Array, dispersion: Dispersion = None, size: Array | None = None

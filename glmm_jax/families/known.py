@@ -46,10 +46,13 @@ class Known(Family):
     def is_canonical(self) -> bool:
         return self.inner.is_canonical
 
-    def log_prob(
+    def log_kernel(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
-        return self.inner.log_prob(y, eta, size)
+        return self.inner.log_kernel(y, eta, size)
+
+    def log_base(self, y: Array, size: Array | None = None) -> Array:
+        return self.inner.log_scale(y, size) + self.inner.log_base(y)
 
     def variance(
         self, mu: Array, dispersion: Dispersion = None, size: Array | None = None

@@ -48,15 +48,22 @@ class NegativeBinomial(Family):
     phi_is = "variance mu + mu^2 / phi"
     mean_range = (0.0, math.inf)
 
-    def log_prob(
+    def log_kernel(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
         log_size = _size(one_parameter(self, dispersion))
         log_mu = self.link.log_mean(eta)
         # log(1 + mu / k), the only place where the mean meets the size.
         log_ratio = softplus(log_mu - log_size)
-        kernel = y * log_mu - (jnp.exp(log_size) + y) * log_ratio
-        return kernel + log_rising(log_size, y) - gammaln(y + 1.0)
+        return y * log_mu - (jnp.exp(log_size) + y) * log_ratio
+
+    def log_scale(
+        self, y: Array, dispersion: Dispersion = None, size: Array | None = None
+    ) -> Array:
+        return log_rising(_size(one_parameter(self, dispersion)), y)
+
+    def log_base(self, y: Array, size: Array | None = None) -> Array:
+        return -gammaln(y + 1.0)
 
     def variance(
         self, mu: Array, dispersion: Dispersion = None, size: Array | None = None

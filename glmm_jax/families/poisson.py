@@ -37,10 +37,13 @@ class Poisson(Family):
     canonical_link = "log"
     mean_range = (0.0, math.inf)
 
-    def log_prob(
+    def log_kernel(
         self, y: Array, eta: Array, dispersion: Dispersion = None, size: Array | None = None
     ) -> Array:
-        return y * self.link.log_mean(eta) - self.mean(eta) - gammaln(y + 1.0)
+        return y * self.link.log_mean(eta) - self.mean(eta)
+
+    def log_base(self, y: Array, size: Array | None = None) -> Array:
+        return -gammaln(y + 1.0)
 
     def variance(
         self, mu: Array, dispersion: Dispersion = None, size: Array | None = None

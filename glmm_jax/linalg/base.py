@@ -46,7 +46,7 @@ def multiply(structure: Structure, Z: Blocks, Lambda: Blocks, u: jax.Array) -> j
     eta = None
     for f, part in enumerate(split(structure, u)):
         b = related.spread(structure, f, part) @ Lambda[f].T
-        row = jnp.sum(Z[f] * take(b, structure.index[f]), axis=1)
+        row = jnp.sum(Z[f] * take(b, structure.index[f], structure.layout(f)), axis=1)
         eta = row if eta is None else eta + row
     assert eta is not None  # a structure has at least one factor
     return eta
@@ -60,7 +60,7 @@ def multiply_transposed(
     parts = []
     for f, levels in enumerate(structure.levels):
         product = Z[f][:, :, None] * columns
-        summed = total(product, structure.index[f], levels)
+        summed = total(product, structure.index[f], levels, structure.layout(f))
         parts.append(Lambda[f].T @ related.gathered(structure, f, summed))
     joined = join(tuple(parts))
     return joined if right.ndim == 2 else joined[:, 0]

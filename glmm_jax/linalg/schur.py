@@ -206,7 +206,8 @@ def _level_products(
     structure: Structure, Z: jax.Array, Lambda: jax.Array, weights: jax.Array, f: int
 ) -> jax.Array:
     """Lambda' Z' W Z Lambda of each level of one factor, (levels, k, k)."""
-    summed = total(_outer(Z, Z, weights), structure.index[f], structure.levels[f])
+    place = structure.index[f], structure.levels[f], structure.layout(f)
+    summed = total(_outer(Z, Z, weights), *place)
     return Lambda.T @ summed @ Lambda
 
 

@@ -138,12 +138,14 @@ def deviance_at_mode(params: Params, model: Model, u: jax.Array, nagq: int) -> j
         # One after another the linear predictors of all rows: of the pseudo-rows the first.
         rows = eta.reshape(-1, *(1,) * count)
         for f in range(count):
-            change = take(moves[f] @ Lambda[f].T, structure.index[f][: len(rows)])
+            place = structure.index[f][: len(rows)], structure.layout(f)
+            change = take(moves[f] @ Lambda[f].T, *place)
             z_rows = model.Z[f][: len(rows)].reshape(len(rows), *(1,) * (outer - f + 1), -1)
             shift = jnp.sum(z_rows * change, -1)
             rows = rows + shift.reshape(*shift.shape, *(1,) * f)
         log_prob = _log_prob(params, model, rows.reshape(*eta.shape, *rows.shape[1:]), eta)
-        value = total(log_prob, structure.index[0][: model.n], structure.levels[0])
+        place = structure.index[0][: model.n], structure.levels[0], structure.layout(0)
+        value = total(log_prob, *place)
         for f in range(count):
             value = value + squares[f]
             if f < outer:
@@ -203,6 +205,8 @@ def _log_prob(params: Params, model: Model, eta: jax.Array, mode: jax.Array) -> 
         log_prob = jnp.where(valid, model.family.log_prob(y, inside, phi, size), NOTHING)
     else:
         log_prob = model.family.log_prob(y, eta, phi, size)
+    if not model.normalised:
+        log_prob = log_prob - model.family.log_base(y, size)
     weights = model.weights.reshape(shape)
     # A padded row (weight zero) is never at fault: 0 times minus infinity would be NaN.
     return jnp.where(weights > 0, weights * log_prob, 0.0)

@@ -105,7 +105,7 @@ def _blocks(
         eye = jnp.broadcast_to(jnp.eye(D.shape[-1], dtype=D.dtype), D.shape)
         half = block_diagonal.solve_lower(lower, eye)
         levels = structure.levels[f]
-        seen = total(used, structure.index[f], levels) > 0
+        seen = total(used, structure.index[f], levels, structure.layout(f)) > 0
         if related.is_related(structure, f):
             seen = structure.roots[str(f)].T ** 2 @ seen.astype(D.dtype) > 0
         out.append((jnp.swapaxes(half, -1, -2) @ half, seen.astype(D.dtype)))

@@ -1,0 +1,141 @@
+"""Rows laid out so that sums by level need no index: rectangles of rows by levels.
+
+With the levels of the first grouping factor sorted by their numbers of rows, the r-th rows of all
+levels stand side by side, level after level; a rectangle (height, width) holds such rows r of the
+first `width` levels, `height` times one under another:
+
+    level      0  1  2  3  4
+    (2, 5)     x  x  x  x  x
+               x  x  x  x  x
+    (1, 3)     x  x  x
+
+A sum by level is a sum over the height of each rectangle, and giving each row the value of its
+level is a repetition: both are plain vector code, where a sum by index is a loop over elements.
+Cells without a row have weight zero. Other factors keep their indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from glmm_jax.linalg import related
+from glmm_jax.model import Model
+
+Rectangles = tuple[tuple[int, int], ...]
+
+MOST = 3  # rectangles: each makes kernels of its own
+LARGEST_STAIR = 256  # distinct numbers of rows in a level that are looked at
+LARGEST_WASTE = 1.6  # cells for each row, beyond which indices are the cheaper way
+
+
+def packed(
+    model: Model, used: np.ndarray, pad: Callable[[int], int]
+) -> tuple[Model, np.ndarray] | None:
+    """The model with its rows in rectangles, and where they come from; None where that does not
+    pay or the model is none of one linear predictor.
+
+    Parameters
+    ----------
+    model : from `build_model`; its structure may have any number of factors.
+    used : (n,) booleans, the rows that count; the others are left out.
+    pad : padded size of a number of levels, so that similar data make the same rectangles.
+
+    Returns
+    -------
+    The model, and (cells,) integers: the row of each cell, -1 for none (such a cell has the numbers
+    of row 0 and weight zero). Levels of the first factor, and so u, come in another order.
+    """
+    structure = model.structure
+    if structure.solver != "schur" or not structure.eliminated or model.random_parameters:
+        return None
+    if related.is_related(structure, 0) or structure.rectangles:
+        return None
+    levels = structure.levels[0]
+    index = np.asarray(structure.index[0])
+    rows = np.flatnonzero(used)
+    counts = np.bincount(index[rows], minlength=levels)
+    order = np.argsort(-counts, kind="stable")
+    rectangles = _rectangles(counts[order], lambda size: min(pad(size), levels))
+    if sum(h * w for h, w in rectangles) > LARGEST_WASTE * max(len(rows), 1):
+        return None
+    place = np.empty(levels, np.int64)
+    place[order] = np.arange(levels)
+    cells, level = _cells(place[index[rows]], rectangles)
+    position = np.full(len(level), -1)
+    position[cells] = rows
+    taken = np.maximum(position, 0)
+
+    def row_wise(a: jax.Array) -> jax.Array:
+        return jnp.asarray(np.asarray(a)[taken])
+
+    first, *others = structure.index
+    pattern = replace(
+        structure,
+        index=(jnp.asarray(level, first.dtype), *map(row_wise, others)),
+        edge_of_row={name: row_wise(a) for name, a in structure.edge_of_row.items()},
+        edge_left={
+            name: jnp.asarray(place[np.asarray(a)], a.dtype) if name.startswith("0,") else a
+            for name, a in structure.edge_left.items()
+        },
+        rectangles=rectangles,
+    )
+    weights = np.where(position >= 0, np.asarray(model.weights)[taken], 0.0)
+    return replace(
+        model,
+        y=row_wise(model.y),
+        X=row_wise(model.X),
+        Z=tuple(map(row_wise, model.Z)),
+        offset=row_wise(model.offset),
+        weights=jnp.asarray(weights),
+        size=None if model.size is None else row_wise(model.size),
+        dispersion_X=tuple(None if X is None else row_wise(X) for X in model.dispersion_X),
+        structure=pattern,
+    ), position
+
+
+def _cells(level: np.ndarray, rectangles: Rectangles) -> tuple[np.ndarray, np.ndarray]:
+    """The cell of each row, given its level in the order of size; and the level of each cell."""
+    order = np.argsort(level, kind="stable")
+    inside = level[order]
+    first = np.searchsorted(inside, inside)
+    number = np.empty(len(level), np.int64)
+    number[order] = np.arange(len(level)) - first  # how many rows of its level come before
+    cell = np.full(len(level), -1)
+    levels, begin, top = [], 0, 0
+    for height, width in rectangles:
+        here = (number >= top) & (number < top + height)
+        cell[here] = begin + (number[here] - top) * width + level[here]
+        levels.append(np.tile(np.arange(width), height))
+        begin, top = begin + height * width, top + height
+    return cell, np.concatenate(levels)
+
+
+def _rectangles(counts: np.ndarray, pad: Callable[[int], int]) -> Rectangles:
+    """At most `MOST` rectangles with the fewest cells, for numbers of rows in falling order.
+
+    Where the number of levels that have more than r rows falls is a stair; each rectangle takes
+    some steps of it, as wide as the first of them.
+    """
+    steps = np.unique(counts[counts > 0])  # heights at which the stair changes
+    if not len(steps) or len(steps) > LARGEST_STAIR:
+        return ((1, len(counts)),) if not len(steps) else ((int(steps[-1]), len(counts)),)
+    below = np.concatenate([[0], steps[:-1]])
+    widths = np.array([pad(int(np.sum(counts > r))) for r in below])
+    # The first rectangle holds every level, so that no sum by level is shorter than the levels.
+    widths[0] = len(counts)
+    cost: dict[int, tuple[int, Rectangles]] = {0: (0, ())}  # steps taken -> cells, rectangles
+    for _ in range(MOST):
+        found = dict(cost)
+        for taken, (cells, chosen) in cost.items():
+            for to in range(taken + 1, len(steps) + 1):
+                height = int(steps[to - 1] - below[taken])
+                total = cells + height * int(widths[taken])
+                if to not in found or total < found[to][0]:
+                    found[to] = (total, (*chosen, (height, int(widths[taken]))))
+        cost = found
+    return cost[len(steps)][1]
