@@ -25,7 +25,9 @@ class Case:
     title : for tables. fixed : fixed part of the formula, in R's spelling. random : its bars.
     family : "bernoulli", "binomial" or "poisson", canonical link. response : column of numbers.
     trials : column of binomial trials or None. groups : grouping columns. frame : makes the data.
-    vector : a term has several columns, correlated. large : run only when asked for.
+    vector : a term has several columns, correlated. large : run only when asked for. series : what
+    grows from one case of its kind to the next ("rows", "levels", "parameters" or "factors"), size
+    its number here.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Case:
     trials: str | None = None
     vector: bool = False
     large: bool = False
+    series: str | None = None
+    size: int = 0
 
     @property
     def left(self) -> str:
@@ -90,6 +94,41 @@ def simulated_crossed(
     eta = -0.3 + 0.4 * x + draw.normal(size=first)[a] + 0.5 * draw.normal(size=second)[b]
     y = (draw.random(rows) < 1 / (1 + np.exp(-eta))).astype(int)
     return pd.DataFrame({"y": y, "x": x, "a": a, "b": b})
+
+
+def simulated(rows: int, covariates: int, levels: tuple[int, ...], seed: int = 3) -> pd.DataFrame:
+    """Bernoulli responses, normal covariates x1, ..., crossed factors g1, ... with sd 0.7."""
+    draw = np.random.default_rng(seed)
+    X = draw.normal(size=(rows, covariates))
+    eta = -0.5 + X @ draw.normal(scale=0.3 / np.sqrt(covariates), size=covariates)
+    columns = {f"x{k + 1}": X[:, k] for k in range(covariates)}
+    for k, count in enumerate(levels):
+        columns[f"g{k + 1}"] = draw.integers(count, size=rows)
+        eta = eta + 0.7 * draw.normal(size=count)[columns[f"g{k + 1}"]]
+    y = (draw.random(rows) < 1 / (1 + np.exp(-eta))).astype(int)
+    return pd.DataFrame({"y": y, **columns})
+
+
+def growing(short: bool = False) -> list[Case]:
+    """Series of simulated cases in which one thing grows; a short form has three sizes of each."""
+
+    def case(series: str, size: int, rows: int, covariates: int, levels: tuple[int, ...]) -> Case:
+        groups = tuple(f"g{k + 1}" for k in range(len(levels)))
+        return Case(
+            f"{series}_{size}", f"series: {size:,} {series}", "y",
+            " + ".join(f"x{k + 1}" for k in range(covariates)),
+            " + ".join(f"(1|{g})" for g in groups), "bernoulli", groups,
+            lambda: simulated(rows, covariates, levels), series=series, size=size,
+        )  # fmt: skip
+
+    step = slice(None, None, 2 if short else 1)
+    return [
+        *(case("rows", n, n, 5, (1_000,))
+          for n in (20_000, 50_000, 100_000, 200_000, 500_000)[step]),
+        *(case("levels", n, 200_000, 5, (n,)) for n in (500, 1_500, 5_000, 15_000, 50_000)[step]),
+        *(case("parameters", n, 20_000, n, (500,)) for n in (4, 8, 16, 32, 64)[step]),
+        *(case("factors", n, 20_000, 2, (500, 100, 40)[:n]) for n in (1, 2, 3)),
+    ]  # fmt: skip
 
 
 def cases(rows: int = 1_000_000, crossed_rows: int = 200_000) -> dict[str, Case]:

@@ -21,6 +21,8 @@ OURS = "glmm_jax"
 R_PEERS = ("lme4", "glmmTMB")
 PYTHON_PEERS = ("glmm", "gpboost", "gpboost_exact", "mixedlm")
 PEERS = (*R_PEERS, *PYTHON_PEERS)
+# Those that need minutes where the others need seconds.
+SLOW = ("lme4", "glmmTMB", "mixedlm")
 
 
 class Failed(Exception):
@@ -42,6 +44,8 @@ def environment(**changes: str) -> dict[str, str]:
     """This process's environment with changes; the checkout is importable without installing."""
     kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Whole processes are timed with their byte code kept, as a user's are.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), **changes}
 
 

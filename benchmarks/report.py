@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from growth import BOUNDS
+
 RESULTS = Path(__file__).resolve().parent / "results"
 SAME = 1e-4  # log-likelihoods that differ by more are not both at the optimum
 
@@ -76,6 +78,37 @@ def single_fits(results: dict[str, Any]) -> str:
     head = ["case", "program", "later calls", "first call", "/ ours", "/ our engine", "logLik",
             "minus ours", "evaluations", "peak memory"]  # fmt: skip
     return rows_of(head, body)
+
+
+def growth(results: dict[str, Any]) -> str:
+    """Exponents of time against size, one table row per series."""
+    found = results.get("exponents", {})
+    names = list(dict.fromkeys(name for programs in found.values() for name in programs))
+    body = [
+        [what, f"{BOUNDS[what]:g}" if what in BOUNDS else "",
+         *(f"{programs[name]:.2f}" if name in programs else "" for name in names)]
+        for what, programs in found.items()
+    ]  # fmt: skip
+    return rows_of(["time grows with", "at most", *names], body) if body else "no series"
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """What a run says beside its times: optima that differ, what is slower, what is left out."""
+    lower, slower = [], []
+    for case in results["cases"]:
+        for name, entry in case["entries"].items():
+            if entry.get("loglik_minus_ours", 0.0) > SAME:
+                lower.append(f"{case['case']}: {name} by {entry['loglik_minus_ours']:.1e}")
+            if not name.startswith("glmm_jax") and entry.get("ratio", 1.0) < 1:
+                slower.append(f"{case['case']}: {name} takes {ratio(entry['ratio'])} of our time")
+    lines = [
+        "A log-likelihood higher than ours by more than "
+        f"{SAME:g}: {'; '.join(lower) if lower else 'none'}.",
+        f"Faster than our whole call: {'; '.join(slower) if slower else 'no peer in any case'}.",
+    ]
+    if results.get("left_out"):
+        lines.append(f"Left out when the time was up: {', '.join(results['left_out'])}.")
+    return "\n".join(lines)
 
 
 def cold_start(results: dict[str, Any]) -> str:

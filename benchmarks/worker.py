@@ -184,7 +184,15 @@ def versions(program: str) -> dict[str, str]:
         import glmm_jax as package
 
         known[program] = package.__version__
+        known["device"] = device()
     return known
+
+
+def device() -> str:
+    """Name of the device that this package computes on: a GPU's, or "cpu"."""
+    import jax
+
+    return jax.devices()[0].device_kind
 
 
 def peak_bytes() -> int | None:
