@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import scipy.linalg  # noqa: F401  (loads the BLAS that JAX calls, so that it is found below)
 from threadpoolctl import ThreadpoolController
 
+from glmm_jax import stored
+
 CACHE_VARIABLE = "GLMM_JAX_CACHE"
 
 # A compiled program holds some thousand memory maps, of which Linux allows a process 65,530: the
@@ -107,7 +109,7 @@ def run(
     leaves, tree = jax.tree.flatten(arrays)
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     if quick is None:
-        quick = max(leaf.size for leaf in leaves) <= QUICK_SIZE
+        quick = bool(max(leaf.size for leaf in leaves) <= QUICK_SIZE)
     key = function, quick, tree, shapes, tuple(sorted(static.items(), key=lambda item: item[0]))
     with _lock:
         compiled = _programs.get(key)
@@ -116,8 +118,7 @@ def run(
     if compiled is None:
         if stage is not None:
             stage("compiling")
-        compiled = function.lower(*arrays, **static).compile(compiler_options=_options(quick))
-        function.clear_cache()  # or JAX would keep what is dropped below
+        compiled = _made(function, arrays, static, quick)
         with _lock:
             _programs[key] = compiled
             if len(_programs) > MOST_PROGRAMS:
@@ -125,6 +126,29 @@ def run(
     if stage is not None:
         stage("fitting")
     return compiled(*arrays)
+
+
+def _made(function: Any, arrays: tuple[Any, ...], static: dict[str, Any], quick: bool) -> Any:
+    """A compiled program: from the folder of programs where it is kept whole, else compiled."""
+    folder = _whole_programs()
+    name = None if folder is None else stored.name_of(function, arrays, static, quick)
+    if folder is not None and name is not None:
+        compiled = stored.load(folder, name, arrays)
+        if compiled is not None:
+            return compiled
+    compiled = function.lower(*arrays, **static).compile(compiler_options=_options(quick))
+    function.clear_cache()  # or JAX would keep what is dropped from `_programs`
+    if folder is not None and name is not None:
+        stored.save(folder, name, compiled)
+    return compiled
+
+
+def _whole_programs() -> Path | None:
+    """Where programs are kept whole: beside JAX's cache where the folder is ours, for one CPU."""
+    folder = cache_folder()
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    ours = folder is not None and chosen == str(folder)
+    return folder if ours and jax.default_backend() == "cpu" and jax.device_count() == 1 else None
 
 
 @cache

@@ -47,6 +47,7 @@ LAYERS = {
     # The analysts' layer of the design, from its foundations to its entries.
     "datasets": 9,
     "runtime": 9,
+    "stored": 9,
     "fitting": 9,
     "progress": 9,
     "driver": 9,
