@@ -81,6 +81,11 @@ def _remainder_far(order: int, x: Array) -> Array:
     return inverse * polynomial(coefficients, inverse * inverse)
 
 
+def stirling_series(x: Array) -> Array:
+    """S(x) of `stirling_remainder` by its asymptotic series, for x >= 8."""
+    return _series(0, x)
+
+
 def _steps(x: Array) -> Array:
     """(x + 1) (x + 2) ... (x + 7), factors paired as x (x + 8) + j (8 - j)."""
     w = x * (x + 8.0)
