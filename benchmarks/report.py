@@ -6,6 +6,7 @@ python benchmarks/report.py [FILE.json ...]
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -268,6 +269,40 @@ def small_clusters(results: dict[str, Any]) -> str:
     return f"{rows_of(head, body)}\n\n{foot}"
 
 
+def neural_random_effects(results: dict[str, Any]) -> str:
+    """Log density of a held-out row by method, and less that of the head in the same repeat."""
+    body = []
+    for task, repeats in results["tasks"].items():
+        for method in repeats[0]:
+            found = [r[method] for r in repeats if "not_run" not in r[method]]
+            heads = [r["head"] for r in repeats if "not_run" not in r[method]]
+            if not found:
+                body.append([task, method, repeats[0][method]["not_run"], "", "", ""])
+                continue
+            cells = []
+            for part in ("test", "new"):
+                if part not in found[0]:
+                    cells.append("")
+                    continue
+                less = [a[part] - b[part] for a, b in zip(found, heads, strict=True)]
+                error = statistics.stdev(less) / len(less) ** 0.5 if len(less) > 1 else 0.0
+                mean = statistics.mean(one[part] for one in found)
+                cell = f"{mean:.4f}"
+                if method != "head":
+                    cell += f" ({statistics.mean(less):+.4f}, error {error:.4f})"
+                cells.append(cell)
+            sd = f"{statistics.mean(one['sd'] for one in found):.3f}" if "sd" in found[0] else ""
+            seconds = statistics.median(one["cpu_seconds"] for one in found)
+            body.append([task, method, *cells, sd, f"{seconds:.1f} s"])
+    repeats = {len(repeats) for repeats in results["tasks"].values()}
+    head = ["data", "method", "known groups", "new groups", "sd of groups", "CPU"]
+    foot = (
+        f"Means over {'/'.join(map(str, sorted(repeats)))} repeats; in brackets less the head's, "
+        "with its standard error. CPU: median, training and scores."
+    )
+    return f"{rows_of(head, body)}\n\n{foot}"
+
+
 KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "single_fits": ("Single fits", single_fits),
     "cold_start": ("Fresh processes", cold_start),
@@ -278,6 +313,7 @@ KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "coverage": ("Coverage of confidence intervals", coverage),
     "small_clusters": ("Small clusters of 0/1 data", small_clusters),
     "busy_core": ("With a core kept busy", busy_core),
+    "neural_random_effects": ("Networks with random effects", neural_random_effects),
 }
 
 
