@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from glmm_jax import families
+from glmm_jax import families, nodes
 from glmm_jax.build import Placement, absorbs, adapted, arrange
 from glmm_jax.estimate import MAX_STEPS, Estimate, checked, program
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame, build_frame
 from glmm_jax.formula.relationship import read_relationships
-from glmm_jax.model import Model, Params, flatten
-from glmm_jax.objective.marginal import check
+from glmm_jax.model import Model, Params
 from glmm_jax.priors import listed
 from glmm_jax.progress import clock
 from glmm_jax.runtime import engine, run
@@ -61,12 +60,6 @@ class Call:
                 copied = value.copy() if isinstance(value, pd.Series) else np.array(value)
                 object.__setattr__(self, name, copied if np.ndim(copied) else copied.item())
         object.__setattr__(self, "relationship", read_relationships(self.relationship) or None)
-
-
-# Numbers of nodes that nagq="auto" tries in turn, and when it is content: no estimate moves by more
-# of its standard error, nor the log-likelihood.
-NODES = (1, 5, 11, 21, 41, 81, 101)
-MOVED, GAINED = 1e-3, 1e-4
 
 
 class Fitted(NamedTuple):
@@ -121,35 +114,18 @@ def fit_call(
         raise ValueError("nagq='auto' with reml=True: REML is a Laplace approximation; use nagq=1")
     with engine():
         model, _ = arrange(frame, family, call.curvature, True, call.priors)
-    check(model, NODES[1])
-    last, settled = None, False
-    for nodes in NODES:
-        here = replace(call, nagq=nodes)
-        try:
-            found = fit_frame(frame, family, here, start, progress)
-        except ValueError:
-            if last is None:
-                raise
-            break  # more nodes than there is room for
-        settled = last is not None and _same(last.estimate, found.estimate)
-        last, call = found, here
-        if settled or not np.all(np.isfinite(found.estimate.gradient)):
-            break
-        start = found.estimate.params
-    assert last is not None
-    return last, replace(call, settled=settled)
-
-
-def _same(first: Estimate, second: Estimate) -> bool:
-    """Whether two estimates agree to `MOVED` standard errors and `GAINED` in the log-likelihood."""
-    with engine():
-        move = np.asarray(flatten(second.params)) - np.asarray(flatten(first.params))
-    H = np.asarray(second.hessian)
-    used = np.diag(H) > 0
-    inverse = np.linalg.pinv(0.5 * H[np.ix_(used, used)], hermitian=True)
-    error = np.sqrt(np.maximum(np.diag(inverse), 0.0))
-    close = np.all(np.abs(move[used]) <= MOVED * error)
-    return bool(close and abs(float(second.deviance - first.deviance)) <= 2 * GAINED)
+        steps = nodes.ladder(model)
+    while True:
+        call = replace(call, nagq=steps[0])
+        found = fit_frame(frame, family, call, start, progress)
+        if len(steps) == 1 or not np.all(np.isfinite(found.estimate.gradient)):
+            return found, replace(call, settled=False)
+        with engine(), clock("glmer", progress) as stage:
+            stage("counting nodes")
+            position = nodes.better(found.estimate, found.numbers, steps)
+        if position == 0:
+            return found, replace(call, settled=True)
+        steps, start = steps[position:], found.estimate.params
 
 
 def fit_frame(

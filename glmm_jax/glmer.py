@@ -59,9 +59,8 @@ def glmer(
     trials : column name or (n,) positive integers, where the response is a proportion or a count.
     nagq : 1, the Laplace approximation; k > 1, adaptive Gauss-Hermite quadrature with k nodes in
         each dimension, for one grouping factor or nested ones; 0, faster and slightly biased: beta
-        at the joint penalised mode; "auto", quadrature with more and more nodes, until no estimate
-        moves by 1e-3 of its standard error (`fit.nagq` is their number). Each number compiles a
-        program; for terms of two columns or more try 15 nodes, then 31, first.
+        at the joint penalised mode; "auto", quadrature with as many nodes as it takes until more
+        would move no estimate by 1e-3 of its standard error (`fit.nagq` is their number).
     start : `Params` to start from; none are needed.
     curvature : "expected" (lme4) or "observed" (TMB) information in the Laplace determinant; they
         differ for links that are not canonical. None: "expected" where the family knows it, and

@@ -49,6 +49,7 @@ LAYERS = {
     "runtime": 9,
     "stored": 9,
     "fitting": 9,
+    "nodes": 9,
     "progress": 9,
     "driver": 9,
     "inference": 10,
