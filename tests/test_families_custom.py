@@ -7,10 +7,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from jax.scipy.special import gammaln
 from scipy import stats
 
+import glmm_jax as gj
 from glmm_jax import families, links
 from glmm_jax.build import place
 from glmm_jax.estimate import checked, program
@@ -288,3 +290,23 @@ def test_expected_curvature_needs_an_expected_information():
     with pytest.raises(ValueError, match="no expected information"):
         place(frame, PLAIN, "expected")
     assert place(frame, PLAIN)[0].curvature == "observed"
+
+
+def test_a_density_that_is_no_number_in_a_row_names_it():
+    """A lognormal density without the support that a zero lies outside of."""
+    rng = np.random.default_rng(6)
+    g, x, b = grouped(rng, 10, 6)
+    y = np.exp(0.5 + 0.3 * x + 0.4 * b + 0.5 * rng.normal(size=g.size))
+    y[[7, 20]] = 0.0
+
+    def density(y, eta, log_scale):
+        z = (jnp.log(y) - eta) / jnp.exp(log_scale)
+        return -0.5 * jnp.square(z) - log_scale - jnp.log(y) - 0.5 * math.log(2 * math.pi)
+
+    family = families.custom(density, parameters=("log(phi)",), name="lognormal of my own")
+    frame = pd.DataFrame({"y": y, "x": x, "g": g})
+    fit = gj.glmer("y ~ x + (1 | g)", frame, family)
+    assert not fit.converged
+    for told in (fit.message, *fit.warnings[:1]):
+        assert "lognormal of my own family" in told
+        assert "in row 7 (and 1 more): y = 0" in told

@@ -304,6 +304,8 @@ def test_saved_refitted_and_updated(
     fit.save(tmp_path / "fit")
     again = gj.load(tmp_path / "fit")
     assert again.llf == fit.llf and str(again.summary()) == str(fit.summary())
+    known = f"Levels of animal are related by a known matrix of {len(K)} levels"
+    assert known in str(fit.summary()) and known in fit.summary()._repr_html_()
     pd.testing.assert_frame_equal(again.ranef()["animal"], fit.ranef()["animal"])
     same = again.update(data=data)  # the matrix comes from the file
     assert abs(same.llf - fit.llf) < 1e-9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from glmm_jax.build import PARAMETER_OF
@@ -12,7 +13,9 @@ from glmm_jax.families.ordinal import Ordinal
 from glmm_jax.inference import parameter_names, structured
 from glmm_jax.inference.parameter_names import dispersion_names
 from glmm_jax.inference.varcorr import CovarianceTerm, covariance_terms, triangles, varcorr
+from glmm_jax.model import Model, Params, row_dispersion
 from glmm_jax.objective import marginal
+from glmm_jax.runtime import engine, run
 from glmm_jax.status import Status
 
 if TYPE_CHECKING:
@@ -74,10 +77,15 @@ def warnings(fit: Fit) -> tuple[str, ...]:
         found += _settled(fit)
     if fit.model.priors:
         count = len(fit.model.priors)
+        alone = (
+            "the REML criterion is without them"
+            if fit.reml
+            else "log-likelihood, AIC and BIC are of the likelihood alone, which is higher at its "
+            "own maximum"
+        )
         found.append(
             "Penalised: the estimates are those of the likelihood times "
-            f"{'a prior density' if count == 1 else f'{count} prior densities'}; log-likelihood, "
-            "AIC and BIC are of the likelihood alone, which is higher at its own maximum."
+            f"{'a prior density' if count == 1 else f'{count} prior densities'}; {alone}."
         )
     return tuple(found)
 
@@ -144,6 +152,8 @@ def remedy(fit: Fit) -> str:
 
 def _status(fit: Fit) -> str:
     sentence = fit.status.sentence
+    if fit.status in (Status.MODE_FAILED, Status.NOT_FINITE):
+        return " ".join([sentence, *_without_density(fit)])
     if fit.status is not Status.SEPARATION:
         return sentence
     y = fit.frame.y
@@ -163,6 +173,36 @@ def _status(fit: Fit) -> str:
             "estimates are those of the limit."
         )
     return f"{sentence} {told}"
+
+
+def _without_density(fit: Fit) -> list[str]:
+    """The rows whose log density, or a derivative of it, is no number at the fixed effects where
+    the search ended, which is where it began if there was no mode."""
+    with engine():
+        values = run(_derivatives, fit.estimate.params, fit.numbers)
+    eta, *values = (np.asarray(value)[: fit.nobs] for value in values)
+    orders = "", "first derivative of the ", "second derivative of the "
+    for order, value in zip(orders, values, strict=True):
+        rows = np.flatnonzero(~np.isfinite(value))
+        if not rows.size:
+            continue
+        row = rows[0]
+        others = f" (and {rows.size - 1} more)" if rows.size > 1 else ""
+        return [
+            f"The {order}log density of the {fit.family.name} family is {value[row]:g} in row "
+            f"{row}{others}: y = {fit.frame.y[row]:g}, linear predictor {eta[row]:.4g} without "
+            "random effects. Is the response possible there, and the density written for it?"
+        ]
+    return []
+
+
+@jax.jit
+def _derivatives(params: Params, model: Model) -> tuple[jax.Array, ...]:
+    """eta without random effects, and the log density of each row with two derivatives, (n,)."""
+    eta = model.X @ params.beta + model.offset
+    arguments = model.y, eta, row_dispersion(params, model), model.size
+    family = model.family
+    return eta, *(f(*arguments) for f in (family.log_prob, family.score, family.curvature))
 
 
 def has_usable_means(fit: Fit) -> bool:

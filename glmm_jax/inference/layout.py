@@ -33,7 +33,10 @@ def text(summary: Summary) -> str:
         lines += ["Scaled residuals:", *digits.aligned(_quantiles(summary), left=()), ""]
     lines.append("Random effects:")
     lines += _random_text(summary.terms, summary.residual)
-    lines += [_observations(summary), "", "Fixed effects:"]
+    lines.append(_observations(summary))
+    for sentence in _related(summary):
+        lines += _wrapped(sentence)
+    lines += ["", "Fixed effects:"]
     lines += _fixed_text(summary.coefficients)
     constants = [one.title for one in summary.parameters if one.coefficients is None]
     for one in summary.parameters:
@@ -63,7 +66,8 @@ def html(summary: Summary) -> str:
     if summary.quantiles is not None:
         parts.append(html_table(_quantiles(summary), "Scaled residuals", labelled=False))
     parts.append(html_table(_random(summary.terms, summary.residual), "Random effects"))
-    parts.append(f"<p>{escape(_observations(summary))}</p>")
+    told = [_observations(summary), *_related(summary)]
+    parts.append(f"<p>{'<br>'.join(map(escape, told))}</p>")
     if len(summary.coefficients):
         parts.append(html_table(_fixed(summary.coefficients), "Fixed effects"))
         parts.append(f"<p><small>{escape(digits.LEGEND)}</small></p>")
@@ -165,6 +169,16 @@ def _observations(summary: Summary) -> str:
         rows = "row" if summary.missing == 1 else "rows"
         missing = f" ({summary.missing} {rows} with missing values left out)"
     return f"Number of obs: {summary.nobs}{missing}, groups:  {groups}"
+
+
+def _related(summary: Summary) -> list[str]:
+    """Which grouping factors have levels that are related, each in a sentence."""
+    held = dict(summary.groups)
+    return [
+        f"Levels of {name} are related by a known matrix of {levels} levels"
+        + (f", {levels - held[name]} of them without rows." if levels > held[name] else ".")
+        for name, levels in summary.relationships
+    ]
 
 
 def _fixed(frame: pd.DataFrame) -> Table:

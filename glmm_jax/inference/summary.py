@@ -66,7 +66,8 @@ class Summary:
     (Pearson's), or None where these do not exist. terms : random effects. residual : residual
     variance of a Gaussian response or None. parameters : the family's others. coefficients :
     columns Estimate, Std. Error, z value, Pr(>|z|). correlation : of the coefficients, if asked
-    for. convergence : how the search ended. warnings : the rest one should know.
+    for. relationships : grouping factors whose levels are related by a known matrix, and how many
+    levels it has. convergence : how the search ended. warnings : the rest one should know.
     """
 
     title: str
@@ -85,6 +86,7 @@ class Summary:
     convergence: str
     warnings: tuple[str, ...]
     parameters: tuple[ParameterBlock, ...] = ()
+    relationships: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
         return layout.text(self)
@@ -127,6 +129,13 @@ def summarise(fit: Fit, correlation: bool = False) -> Summary:
         convergence=f"{ended}\n{_effort(fit)}",
         warnings=tuple(w for w in warnings(fit) if w not in ended),
         parameters=_parameters(fit),
+        relationships=tuple(
+            {
+                block.grouping: len(block.relationship.labels)
+                for block in fit.frame.blocks
+                if block.relationship is not None
+            }.items()
+        ),
     )
 
 
@@ -223,7 +232,7 @@ def _constant(name: str, value: float, error: float, phi_is: str) -> str:
 def _title(fit: Fit) -> str:
     how = "REML" if fit.reml else "maximum likelihood"
     if fit.model.priors:
-        how = "penalised maximum likelihood"
+        how = f"penalised {how}"
     linear = isinstance(fit.family, Gaussian) and isinstance(fit.family.link, Identity)
     if linear and fit.nagq == 1:
         return f"Linear mixed model fit by {how}"
