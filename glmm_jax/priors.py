@@ -225,6 +225,13 @@ def penalty(params: Params, model: Model) -> jax.Array:
     return total
 
 
+def leaves_beta(prior: Any, p: int) -> bool:
+    """Whether a penalty is known to say nothing about the p coefficients of eta."""
+    if isinstance(prior, Normal | StudentT):
+        return prior.positions is not None and all(position >= p for position in prior.positions)
+    return isinstance(prior, Wishart)
+
+
 def _chosen(positions: tuple[int, ...] | None, params: Params) -> jax.Array:
     if positions is None:
         return params.beta

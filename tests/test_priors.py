@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.optimize
 
 import glmm_jax as gj
 
@@ -47,3 +48,34 @@ def test_a_prior_on_a_coefficient_of_another_parameter(data: pd.DataFrame) -> No
 def test_what_is_no_penalty(data: pd.DataFrame, make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         gj.glmer("y ~ x + (1 | g)", data, "poisson", priors=make())
+
+
+def test_a_prior_on_a_variance_by_reml() -> None:
+    """Against the restricted likelihood in so many words, whose own maximum is a variance of 0."""
+    rng = np.random.default_rng(1)
+    g, x = np.repeat(np.arange(8), 5), rng.normal(size=40)
+    y = 1.0 + 0.5 * x + rng.normal(size=40)
+    y = y - np.array([y[g == k].mean() for k in range(8)])[g] + 0.1 * rng.normal(size=8)[g]
+    X = np.column_stack([np.ones(40), x])
+    same = (g[:, None] == g).astype(float)
+
+    def criterion(at: np.ndarray) -> float:
+        sd, log_variance = at
+        V = sd**2 * same + np.exp(log_variance) * np.eye(40)
+        A = X.T @ np.linalg.solve(V, X)
+        r = y - X @ np.linalg.solve(A, X.T @ np.linalg.solve(V, y))
+        logdets = np.linalg.slogdet(V)[1] + np.linalg.slogdet(A)[1]
+        plain = logdets + r @ np.linalg.solve(V, r) + 38 * np.log(2 * np.pi)
+        return plain - 3.0 * np.log(abs(sd))
+
+    best = scipy.optimize.minimize(criterion, [0.3, 0.0], method="Nelder-Mead", tol=1e-10)
+    table = pd.DataFrame({"g": g, "x": x, "y": y})
+    fit = gj.glmer("y ~ x + (1 | g)", table, reml=True, priors=gj.priors.Wishart())
+    assert fit.converged and fit.theta.iloc[0] > 0.1
+    assert float(fit.estimate.deviance) == pytest.approx(best.fun, abs=1e-8)
+    np.testing.assert_allclose(fit.theta.iloc[0], abs(best.x[0]), rtol=1e-4)
+    assert fit.deviance == pytest.approx(best.fun + 3.0 * np.log(abs(best.x[0])), abs=1e-4)
+    assert str(fit.summary()).startswith("Linear mixed model fit by penalised REML\n")
+    assert any("the REML criterion is without them" in warning for warning in fit.warnings)
+    with pytest.raises(ValueError, match=r"priors on coefficients.*Wishart"):
+        fit.update(priors=gj.priors.Normal())

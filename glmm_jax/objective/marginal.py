@@ -27,7 +27,9 @@ def marginal(
     `guess` is such a mode; `solved` as in `pirls.conditional_mode`. NaN if there is no mode.
     """
     if is_joint(nagq, reml):
-        return laplace.laplace_joint(params, model, guess, solved, reml)
+        value, mode = laplace.laplace_joint(params, model, guess, solved, reml)
+        # None of them is of beta (see `check`): the mode is the same without.
+        return value + priors.penalty(params, model) if model.priors else value, mode
     u = pirls.mode_from(params, model, guess, solved)
     return at_mode(params, model, u, nagq), u
 
@@ -66,10 +68,12 @@ def check(model: Model, nagq: Any, reml: Any = False) -> None:
             f"reml=True with nagq={nagq}: the integral over beta is a Laplace approximation; use "
             "nagq=1"
         )
-    if model.priors and is_joint(nagq, reml):
+    beta_free = all(priors.leaves_beta(prior, model.p) for prior in model.priors)
+    if is_joint(nagq, reml) and not beta_free:
         raise ValueError(
-            f"priors are given with nagq={nagq}, reml={reml}: beta is then found without them; use "
-            "nagq=1 (or more) and reml=False"
+            f"priors on coefficients, or of a function, are given with nagq={nagq}, reml={reml}: "
+            "beta is then found without them; use nagq=1 (or more) and reml=False, or "
+            "priors.Wishart() on the covariances alone"
         )
     if nagq > 1:
         quadrature.check(model, nagq)
