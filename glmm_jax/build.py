@@ -53,6 +53,7 @@ def build_model(
     zero_inflation: str | None = None,
     priors: Any = (),
     relationship: Any = None,
+    solver: str = "auto",
 ) -> Model:
     """The Model pytree of a formula and a data frame, for the pure layer.
 
@@ -71,7 +72,7 @@ def build_model(
         version. A known phi is given as a number, or one a row.
     priors : penalties added to the deviance, see `priors`.
     na_action : "drop" rows with missing values, or "raise".
-    relationship : known covariance between the levels of a grouping factor, see `glmer`.
+    relationship, solver : see `glmer`.
 
     Raises
     ------
@@ -92,7 +93,7 @@ def build_model(
         absorbed=absorbs(chosen),
         relationship=relationship,
     )
-    return place(frame, adapted(chosen, frame), curvature, priors=priors)[0]
+    return place(frame, adapted(chosen, frame), curvature, priors=priors, solver=solver)[0]
 
 
 def adapted(family: Family, frame: Frame) -> Family:
@@ -149,9 +150,10 @@ def place(
     padded: bool = False,
     priors: Any = (),
     pad: Callable[[int], int] | None = None,
+    solver: str = "auto",
 ) -> tuple[Model, Placement]:
     """Model of a frame, and where the frame's blocks lie in it; see `arrange`."""
-    model, placement = arrange(frame, family, curvature, padded, priors, pad)
+    model, placement = arrange(frame, family, curvature, padded, priors, pad, solver)
     return jax.tree.map(jnp.asarray, model), placement
 
 
@@ -162,6 +164,7 @@ def arrange(
     padding: bool = False,
     priors: Any = (),
     pad: Callable[[int], int] | None = None,
+    solver: str = "auto",
 ) -> tuple[Model, Placement]:
     """The model of a frame in NumPy arrays, and where the frame's blocks lie in it.
 
@@ -214,6 +217,7 @@ def arrange(
             for f, relation in enumerate(relations)
             if relation is not None
         },
+        solver,
     )
     starts = np.cumsum([0, *(kind_of(b).size for b in frame.blocks)])
     acts = [_predictor(b, parameters, family) for b in frame.blocks]

@@ -47,6 +47,7 @@ class Call:
     zero_inflation: str | None = None
     priors: Any = ()
     relationship: Any = None
+    solver: str = "auto"
     wrapped: bool = False
     settled: bool | None = None
     refitted: bool = False
@@ -113,7 +114,7 @@ def fit_call(
     if call.reml:
         raise ValueError("nagq='auto' with reml=True: REML is a Laplace approximation; use nagq=1")
     with engine():
-        model, _ = arrange(frame, family, call.curvature, True, call.priors)
+        model, _ = arrange(frame, family, call.curvature, True, call.priors, solver=call.solver)
         steps = nodes.ladder(model)
     while True:
         call = replace(call, nagq=steps[0])
@@ -141,7 +142,9 @@ def fit_frame(
         ValueError: settings in the call, `start`, `progress` or a response that do not suit.
     """
     with engine(), clock("glmer", progress) as stage:
-        model, placement = arrange(frame, family, call.curvature, True, call.priors)
+        model, placement = arrange(
+            frame, family, call.curvature, True, call.priors, solver=call.solver
+        )
         settings = checked(model, call.nagq, start, call.optimizer, call.max_steps, call.reml)
         if start is not None:
             start = jax.tree.map(lambda a: jnp.asarray(a, float), start)

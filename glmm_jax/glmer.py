@@ -32,6 +32,7 @@ def glmer(
     zero_inflation: str | None = None,
     priors: Any = (),
     relationship: Any = None,
+    solver: str = "auto",
     optimizer: Any = "quasi-newton",
     max_steps: int = MAX_STEPS,
     na_action: str = "drop",
@@ -81,6 +82,12 @@ def glmer(
         the data. Levels without rows are predicted from their relatives. A second, unrelated effect
         of the same levels needs a copy of their column under another name. The cost grows with the
         cube of the number of levels.
+    solver : how the system matrix of crossed factors is solved. "exact", by Cholesky: what remains
+        after the larger factors are eliminated is a dense matrix. "iterative", without forming it:
+        conjugate gradients, and a log-determinant estimated from random sign vectors, the same at
+        every call, with its Monte-Carlo error (`fit.monte_carlo()`); standard errors are from
+        differences of its gradient. "auto", iterative where the remainder has more than 8,000
+        random effects (0.5 GB for each copy of it).
     optimizer : "quasi-newton", "newton", "lbfgs" or an optax gradient transformation.
     max_steps : limit on evaluations of the gradient.
     na_action : "drop" rows with missing values (counted in the summary) or "raise".
@@ -113,6 +120,7 @@ def glmer(
         zero_inflation,
         priors,
         relationship,
+        solver,
     )
     frame, chosen, call = prepared(formula, families.get(family, link), call)
     fitted, call = fit_call(frame, chosen, call, start, progress)

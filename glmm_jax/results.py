@@ -29,6 +29,7 @@ from glmm_jax.inference import (
     explained,
     hypotheses,
     laplace_error,
+    monte_carlo,
     parameter_names,
     predict,
     profile,
@@ -296,6 +297,7 @@ class Fit:
     vif = design_checks.vif
     leverage = design_checks.leverage
     laplace_error = laplace_error.laplace_error
+    monte_carlo = monte_carlo.monte_carlo
     check = check.check
     glance = tidy.glance
     augment = tidy.augment

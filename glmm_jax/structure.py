@@ -32,12 +32,20 @@ SCATTER_COST = 150
 # Pairs of levels are found by marking cells of a table, not by sorting, up to so many cells a row.
 MARKED = 64
 
+# Random effects in the dense remainder up to which it is formed: a matrix of 512 MB in float64, of
+# which a fit holds several.
+LARGEST_REST = 8_000
+SOLVERS = ("auto", "exact", "iterative")
+PROBES = 48  # sign vectors of the iterative solver
+
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["index", "edge_of_row", "edge_left", "edge_right", "fill", "pairs", "roots"],
+    data_fields=[
+        "index", "edge_of_row", "edge_left", "edge_right", "fill", "pairs", "roots", "seeds",
+    ],
     meta_fields=["levels", "columns", "eliminated", "solver", "rectangles"],
-)
+)  # fmt: skip
 @dataclass(frozen=True)
 class Structure:
     """Pattern of the system matrix for F factors in order of elimination, E of them eliminated.
@@ -55,9 +63,12 @@ class Structure:
     and, floats, where the levels of f are related by a known matrix K:
         roots         "f" -> (levels, levels): its lower Cholesky factor; such a factor is never
                       eliminated, see `linalg.related`
-    Static: levels and columns per factor, the number eliminated, the solver ("schur", or "dense",
-    which ignores the pattern and serves as the reference), and the rectangles in which the rows lie
-    by the levels of the first factor, see `packing`; () where they lie in any order.
+    and, of the iterative solver:
+        seeds         (probes,) int32: of the sign vectors that estimate log|H|, see `linalg.sparse`
+    Static: levels and columns per factor, the number eliminated, the solver ("schur"; "iterative",
+    which forms no remainder; "dense", which ignores the pattern and serves as the reference), and
+    the rectangles in which the rows lie by the levels of the first factor, see `packing`; () where
+    they lie in any order.
     """
 
     index: tuple[jax.Array, ...]
@@ -72,6 +83,7 @@ class Structure:
     solver: str = "schur"
     roots: dict[str, jax.Array] = field(default_factory=dict)
     rectangles: tuple[tuple[int, int], ...] = ()
+    seeds: jax.Array | None = None
 
     def layout(self, f: int) -> tuple[tuple[int, int], ...]:
         """The rectangles in which the rows lie by the levels of factor f, () for none."""
@@ -96,6 +108,11 @@ class Structure:
 def dense(structure: Structure) -> Structure:
     """The same design solved by one dense matrix: the reference twin of every other path."""
     return replace(structure, solver="dense")
+
+
+def iterative(structure: Structure, probes: int = PROBES) -> Structure:
+    """The same design solved without forming the dense remainder, with so many sign vectors."""
+    return replace(structure, solver="iterative", pairs={}, seeds=np.arange(probes, dtype=np.int32))  # type: ignore[arg-type]
 
 
 def identity(size: int) -> int:
@@ -136,6 +153,7 @@ def build(
     eliminated: int,
     pad: Callable[[int], int] = identity,
     roots: Mapping[int, np.ndarray] | None = None,
+    solver: str = "auto",
 ) -> Structure:
     """Structure of factors that are already in order of elimination.
 
@@ -147,7 +165,14 @@ def build(
     pad : size of the array that holds a given number of couplings. Padded couplings receive no
         observation, so they are blocks of zeros and change nothing.
     roots : of related factors, Cholesky factors (levels, levels) of their matrices.
+    solver : "exact"; "iterative", where there is a remainder; "auto" for the latter where that has
+        more than `LARGEST_REST` random effects, and no related levels.
+
+    Raises
+    ------
+    ValueError : solver is none of `SOLVERS`, or iterative for levels that are related.
     """
+    without_rest = _is_iterative(solver, levels, columns, eliminated, bool(roots))
     factors = len(levels)
     met: dict[tuple[int, int], _Couplings] = {}
     edge_left, edge_right, edge_of_row = {}, {}, {}
@@ -172,7 +197,8 @@ def build(
         count = sum(
             int(met[f, g].of_left @ met[f, h].of_left) for g in rest for h in rest if g <= h
         )
-        if not rest or levels[f] * columns[f] * dense_size**2 <= SCATTER_COST * count:
+        cheap = levels[f] * columns[f] * dense_size**2 <= SCATTER_COST * count
+        if not rest or without_rest or cheap:
             continue
         for g in rest:
             for h in rest:
@@ -183,7 +209,7 @@ def build(
                 cell = met[f, g].right[first] * np.int32(levels[h]) + met[f, h].right[second]
                 ends = len(met[f, g].left), len(met[f, h].left)
                 pairs[f"{f},{g},{h}"] = _padded_pairs(first, second, cell, ends, pad)
-    return Structure(
+    pattern = Structure(
         index=tuple(i.astype(np.int32, copy=False) for i in index),  # type: ignore[arg-type]
         edge_of_row=edge_of_row,
         edge_left=edge_left,
@@ -195,6 +221,27 @@ def build(
         eliminated=eliminated,
         roots={str(f): root for f, root in (roots or {}).items()},  # type: ignore[misc]
     )
+    return iterative(pattern) if without_rest else pattern
+
+
+def _is_iterative(
+    solver: str,
+    levels: tuple[int, ...],
+    columns: tuple[int, ...],
+    eliminated: int,
+    related: bool,
+) -> bool:
+    """Whether the remainder is not to be formed."""
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r}; use 'auto', 'exact' or 'iterative'")
+    if solver == "iterative" and related:
+        raise ValueError(
+            "solver='iterative' with relationship=: the matrix of related levels is dense; use "
+            "solver='exact'"
+        )
+    size = sum(a * b for a, b in zip(levels[eliminated:], columns[eliminated:], strict=True))
+    wanted = size > LARGEST_REST if solver == "auto" else solver == "iterative"
+    return wanted and size > 0 and not related
 
 
 def meets_one(left: np.ndarray, right: np.ndarray, levels_left: int) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.covariance import Structured
 from glmm_jax.families.ordinal import Ordinal
-from glmm_jax.inference import parameter_names, structured
+from glmm_jax.inference import monte_carlo, parameter_names, structured
 from glmm_jax.inference.parameter_names import dispersion_names
 from glmm_jax.inference.varcorr import CovarianceTerm, covariance_terms, triangles, varcorr
 from glmm_jax.model import Model, Params, row_dispersion
@@ -44,7 +44,9 @@ LIMITS = {
 
 def outcome(fit: Fit) -> str:
     """The status of the fit in words, with the names of what is separated or singular."""
-    return " ".join([_status(fit), *_settled(fit), *singular_terms(fit)])
+    return " ".join(
+        [_status(fit), *_settled(fit), *singular_terms(fit), *monte_carlo.sentence(fit)]
+    )
 
 
 def _settled(fit: Fit) -> list[str]:

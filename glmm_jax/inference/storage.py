@@ -139,7 +139,12 @@ def _parts(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str,
     family = _family(document["family"])
     with engine():
         model, placement = arrange(
-            frame, family, document["curvature"], padding=True, priors=call.priors
+            frame,
+            family,
+            document["curvature"],
+            padding=True,
+            priors=call.priors,
+            solver=call.solver,
         )
     estimate = dataclasses.replace(estimate, u=_placed(estimate.u, model, placement))
     if document["version"] < 3:  # of beta alone

@@ -33,9 +33,10 @@ def update(
         dot replaces the old one.
     data : another data frame.
     changes : any other argument of `glmer`: family, link, weights, offset, trials, nagq, start,
-        curvature, reml, dispersion, zero_inflation, priors, optimizer, max_steps, na_action,
-        progress. A family without a link has its default link; a link alone changes that of the
-        family. zero_inflation=None takes the excess zeros away that zero_inflation= brought.
+        curvature, reml, dispersion, zero_inflation, priors, solver, optimizer, max_steps,
+        na_action, progress. A family without a link has its default link; a link alone changes
+        that of the family. zero_inflation=None takes the excess zeros away that zero_inflation=
+        brought.
 
     Returns
     -------

@@ -1,8 +1,9 @@
 """The system matrix H = Lambda' Z' W Z Lambda + I: factorise once, then solve and log-determinant.
 
-`factorise` chooses the path from the structure: "schur" eliminates grouping factors, "dense" is
-the reference that forms Z as a matrix. Both take and return flat vectors (q,) in which each factor
-of the structure has its (levels, columns) block, levels slowest.
+`factorise` chooses the path from the structure: "schur" eliminates grouping factors, "iterative"
+does so too and never forms what remains, "dense" is the reference that forms Z as a matrix. All
+take and return flat vectors (q,) in which each factor of the structure has its (levels, columns)
+block, levels slowest.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from glmm_jax.linalg import dense, related, schur
+from glmm_jax.linalg import dense, related, schur, sparse
 from glmm_jax.linalg.segments import take, total
 from glmm_jax.structure import Structure
 
-Factor = schur.SchurFactor | tuple[jax.Array, jax.Array]
+Factor = schur.SchurFactor | sparse.SparseFactor | tuple[jax.Array, jax.Array]
 Blocks = tuple[jax.Array, ...]
 
 
@@ -73,6 +74,8 @@ def factorise(structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Arra
     """
     if structure.solver == "dense":
         return dense_system(structure, Z, Lambda, weights)
+    if structure.solver == "iterative":
+        return sparse.factorise(structure, sparse.assemble(structure, Z, Lambda, weights))
     return schur.factorise(structure, schur.assemble(structure, Z, Lambda, weights))
 
 
@@ -80,6 +83,8 @@ def logdet(factor: Factor) -> jax.Array:
     """log|H|."""
     if isinstance(factor, tuple):
         return dense.logdet(*factor)
+    if isinstance(factor, sparse.SparseFactor):
+        return sparse.logdet(factor)
     return schur.logdet(factor)
 
 
@@ -88,6 +93,8 @@ def solve(structure: Structure, factor: Factor, right: jax.Array) -> jax.Array:
     matrix = right if right.ndim == 2 else right[:, None]
     if isinstance(factor, tuple):
         solved = dense.solve(*factor, matrix)
+    elif isinstance(factor, sparse.SparseFactor):
+        solved = join(sparse.solve(factor, split(structure, matrix)))
     else:
         solved = join(schur.solve(factor, split(structure, matrix)))
     return solved if right.ndim == 2 else solved[:, 0]
@@ -97,6 +104,8 @@ def solve_transposed(structure: Structure, factor: Factor, right: jax.Array) -> 
     """L^-T right with H = L L', for right (q, r). Standard normal columns get covariance H^-1."""
     if isinstance(factor, tuple):
         return jax.scipy.linalg.solve_triangular(factor[1], right, lower=True, trans="T")
+    if isinstance(factor, sparse.SparseFactor):
+        return join(sparse.solve_transposed(factor, split(structure, right)))
     return join(schur.solve_transposed(factor, split(structure, right)))
 
 

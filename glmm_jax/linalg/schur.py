@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -55,21 +56,23 @@ class SchurFactor:
     rest_lower: jax.Array
 
 
+class Eliminated(Protocol):
+    """What substitution needs of a factor, however its remainder is held."""
+
+    @property
+    def structure(self) -> Structure: ...
+    @property
+    def lower(self) -> Blocks: ...
+    @property
+    def scaled(self) -> dict[str, jax.Array]: ...
+
+
 def assemble(structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array) -> System:
     """Entries of Lambda' Z' W Z Lambda + I.
 
     Parameters: Z, one (n, k) array per factor; Lambda, one (k, k) per factor; weights (n,).
     """
-    E, F = structure.eliminated, len(structure.levels)
-    diagonal = tuple(level_blocks(structure, Z[f], Lambda[f], weights, f) for f in range(E))
-    edges = {}
-    for f in range(E):
-        for g in range(f + 1, F):
-            name = f"{f},{g}"
-            cells = structure.edge_left[name].shape[0]
-            outer = _outer(Z[f], Z[g], weights)
-            summed = total(outer, structure.edge_of_row[name], cells)
-            edges[name] = Lambda[f].T @ summed @ Lambda[g]
+    diagonal, edges = assemble_eliminated(structure, Z, Lambda, weights)
     rest = {}
     for g in structure.rest:
         if related.is_related(structure, g):
@@ -87,12 +90,39 @@ def assemble(structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array
     return System(diagonal, edges, _tiled(structure, rest, weights.dtype))
 
 
+def assemble_eliminated(
+    structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array
+) -> tuple[Blocks, dict[str, jax.Array]]:
+    """Blocks of the eliminated factors, and their couplings: all of H but the remainder."""
+    E, F = structure.eliminated, len(structure.levels)
+    diagonal = tuple(level_blocks(structure, Z[f], Lambda[f], weights, f) for f in range(E))
+    edges = {}
+    for f in range(E):
+        for g in range(f + 1, F):
+            name = f"{f},{g}"
+            cells = structure.edge_left[name].shape[0]
+            outer = _outer(Z[f], Z[g], weights)
+            summed = total(outer, structure.edge_of_row[name], cells)
+            edges[name] = Lambda[f].T @ summed @ Lambda[g]
+    return diagonal, edges
+
+
 def factorise(structure: Structure, system: System) -> SchurFactor:
     """Eliminate the factors in order; NaN appears where the matrix is not positive definite."""
-    E, F = structure.eliminated, len(structure.levels)
-    diagonal = list(system.diagonal)
-    edges = dict(system.edges)
+    lower, scaled = eliminate(structure, system.diagonal, system.edges)
     rest = system.rest
+    if structure.rest:
+        for f in range(structure.eliminated):
+            rest = rest - related.between_all(structure, _rest_change(structure, scaled, f))
+    return SchurFactor(structure, lower, scaled, rest, dense.cholesky(rest))
+
+
+def eliminate(
+    structure: Structure, blocks: Blocks, couplings: dict[str, jax.Array]
+) -> tuple[Blocks, dict[str, jax.Array]]:
+    """L_f and V_fg of the factors to eliminate, from their blocks and couplings."""
+    E, F = structure.eliminated, len(structure.levels)
+    diagonal, edges = list(blocks), dict(couplings)
     lower: list[jax.Array] = []
     scaled: dict[str, jax.Array] = {}
     for f in range(E):
@@ -113,9 +143,7 @@ def factorise(structure: Structure, system: System) -> SchurFactor:
                 product = jnp.swapaxes(take(V, first), -1, -2) @ take(scaled[f"{f},{h}"], second)
                 cells = edges[f"{g},{h}"].shape[0]
                 edges[f"{g},{h}"] = edges[f"{g},{h}"] - total(product, target, cells)
-        if structure.rest:
-            rest = rest - related.between_all(structure, _rest_change(structure, scaled, f))
-    return SchurFactor(structure, tuple(lower), scaled, rest, dense.cholesky(rest))
+    return tuple(lower), scaled
 
 
 def logdet(factor: SchurFactor) -> jax.Array:
@@ -126,6 +154,15 @@ def logdet(factor: SchurFactor) -> jax.Array:
 
 def solve(factor: SchurFactor, right: Blocks) -> Blocks:
     """H^-1 right, for one (levels, k, columns) array per factor."""
+    return substituted(
+        factor, right, lambda right: dense.solve(factor.rest, factor.rest_lower, right)
+    )
+
+
+def substituted(
+    factor: Eliminated, right: Blocks, solve_rest: Callable[[jax.Array], jax.Array]
+) -> Blocks:
+    """H^-1 right, given how the remainder is solved, (size of it, columns) to the same."""
     structure = factor.structure
     E, F = structure.eliminated, len(structure.levels)
     values = list(right)
@@ -137,24 +174,25 @@ def solve(factor: SchurFactor, right: Blocks) -> Blocks:
             product = V @ take(values[f], structure.edge_left[name])
             change = total(product, structure.edge_right[name], structure.levels[g])
             values[g] = values[g] - related.gathered(structure, g, change)
-    if structure.rest:
-        values = _on_rest(
-            structure, values, lambda right: dense.solve(factor.rest, factor.rest_lower, right)
-        )
-    return _backward(factor, values)
+    return substituted_back(factor, tuple(values), solve_rest)
 
 
 def solve_transposed(factor: SchurFactor, right: Blocks) -> Blocks:
     """L^-T right with H = L L', for one (levels, k, columns) array per factor."""
+
+    def solve_rest(right: jax.Array) -> jax.Array:
+        return jax.scipy.linalg.solve_triangular(factor.rest_lower, right, lower=True, trans="T")
+
+    return substituted_back(factor, right, solve_rest)
+
+
+def substituted_back(
+    factor: Eliminated, right: Blocks, solve_rest: Callable[[jax.Array], jax.Array]
+) -> Blocks:
+    """The second half of `substituted`: the remainder, then the eliminated factors backward."""
     values = list(right)
     if factor.structure.rest:
-        values = _on_rest(
-            factor.structure,
-            values,
-            lambda right: jax.scipy.linalg.solve_triangular(
-                factor.rest_lower, right, lower=True, trans="T"
-            ),
-        )
+        values = _on_rest(factor.structure, values, solve_rest)
     return _backward(factor, values)
 
 
@@ -172,7 +210,7 @@ def _on_rest(
     return values
 
 
-def _backward(factor: SchurFactor, values: list[jax.Array]) -> Blocks:
+def _backward(factor: Eliminated, values: list[jax.Array]) -> Blocks:
     """The substitution in the eliminated factors, last to first, given the remainder."""
     structure = factor.structure
     E, F = structure.eliminated, len(structure.levels)

@@ -11,10 +11,12 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from glmm_jax.linalg import base, dense, related, schur
+from glmm_jax.linalg import base, dense, related, schur, sparse
 from glmm_jax.structure import Structure
 
 Blocks = tuple[jax.Array, ...]
+
+PROBES = 192  # sign vectors for conditional covariances: each level has only its own part of them
 
 
 def level_covariances(
@@ -22,14 +24,16 @@ def level_covariances(
 ) -> Blocks:
     """[H^-1] of each level of each factor, one (levels, k, k) array per factor.
 
-    Where levels are related it is that of T u (see `related`), so that Lambda [H^-1] Lambda' is
-    the covariance of b of a level in any case.
+    With the iterative solver they are estimated. Where levels are related it is that of T u (see
+    `related`), so that Lambda [H^-1] Lambda' is the covariance of b of a level in any case.
 
     Parameters: Z, one (n, k) array per factor; Lambda, one (k, k) per factor; weights (n,).
     """
     if structure.solver == "dense":
         H, lower = base.dense_system(structure, Z, Lambda, weights)
         return _diagonal_blocks(dense.inverse(H, lower), structure, range(len(structure.levels)))
+    if structure.solver == "iterative":
+        return _estimated(structure, sparse.assemble(structure, Z, Lambda, weights))
     system = schur.assemble(structure, Z, Lambda, weights)
 
     def logdet(diagonal: Blocks) -> jax.Array:
@@ -43,6 +47,17 @@ def level_covariances(
     factor = schur.factorise(structure, system)
     inverse = dense.inverse(factor.rest, factor.rest_lower)
     return eliminated + _diagonal_blocks(inverse, structure, structure.rest)
+
+
+def _estimated(structure: Structure, system: sparse.SparseSystem) -> Blocks:
+    """The same from the derivative of the estimate of log|H|."""
+    many = sparse.with_probes(structure, PROBES)
+
+    def logdet(diagonal: Blocks) -> jax.Array:
+        return sparse.logdet(sparse.factorise(many, replace(system, diagonal=diagonal)))
+
+    derivative = jax.grad(logdet)(system.diagonal)
+    return tuple(0.5 * (d + jnp.swapaxes(d, -1, -2)) for d in derivative)
 
 
 def _diagonal_blocks(inverse: jax.Array, structure: Structure, factors: range) -> Blocks:
