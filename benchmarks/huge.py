@@ -38,15 +38,16 @@ def data(name: str) -> pd.DataFrame:
     """Bernoulli responses; the effects of the factors have standard deviations 1 and 0.7."""
     rows, levels, factors, covariates = CASES[name]
     rng = np.random.default_rng(20)
-    columns = {f"g{f}": rng.integers(levels, size=rows) for f in range(factors)}
-    columns |= {f"x{i}": rng.normal(size=rows) for i in range(covariates)}
+    groups = [rng.integers(levels, size=rows) for _ in range(factors)]
+    columns = {f"x{i}": rng.normal(size=rows) for i in range(covariates)}
     eta = np.full(rows, 0.2)
-    for f, sd in zip(range(factors), (1.0, 0.7), strict=False):
-        eta += sd * rng.normal(size=levels)[columns[f"g{f}"]]
+    for group, sd in zip(groups, (1.0, 0.7), strict=False):
+        eta += sd * rng.normal(size=levels)[group]
     for i in range(covariates):
         eta += 0.1 * (i + 1) * columns[f"x{i}"]
     y = rng.random(rows) < 1 / (1 + np.exp(-eta))
-    return pd.DataFrame({**columns, "y": y.astype(np.int8)})
+    named = {f"g{f}": group for f, group in enumerate(groups)}
+    return pd.DataFrame({**named, **columns, "y": y.astype(np.int8)})
 
 
 def ours(name: str, frame: pd.DataFrame) -> tuple[dict[str, Any], Any]:
@@ -112,7 +113,7 @@ def work(engine: str, name: str, calls: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description="Fits beyond what fits in memory")
     parser.add_argument("--peer", default=sys.executable, help="interpreter with gpboost")
     parser.add_argument("--limit", type=float, default=1_800, help="seconds for one process")
     parser.add_argument("--only", help="names of cases that contain this")
