@@ -35,11 +35,11 @@ from glmm_jax.sharding import listed
 from glmm_jax.status import Status
 
 FIRST_STEPS = 24  # evaluations of the gradient in the first pass; the usual fit takes 5 to 18
-BLOCK = 256  # lanes in a call of the program on a CPU
+BLOCK = 512  # lanes in a call of the program on a CPU
 ACCELERATOR_BLOCK = 16_384
 ACCELERATOR_REST = 1_024  # lanes in a call for those that the first pass leaves over
 ACCELERATOR_STEPS = 12  # all lanes of a block wait for the slowest: fewer in the first pass
-TOGETHER = 16  # lanes side by side on a CPU: enough to amortise an operation, few to wait for
+TOGETHER = 32  # lanes side by side on a CPU: enough to amortise an operation, few to wait for
 # Numbers in all the lanes from which on the compiler may work hard: that costs some 4 s of CPU time
 # once, and saves 0.36 microseconds a row of every lane (measured: 108 for 188 us, 224 rows).
 MANY = 1 << 21
@@ -295,7 +295,7 @@ def _call(
     if how.mesh is None:
         found = run(
             lanes_program, model, block, begin, jnp.asarray(count), quick=how.quick,
-            together=how.together, **settings,
+            beside=True, together=how.together, **settings,
         )  # fmt: skip
         return jax.tree.map(lambda a: np.array(a)[:count], found)
     share = how.block // how.devices

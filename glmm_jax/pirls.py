@@ -15,7 +15,7 @@ Newton decrement s' delta, one quadratic step after which the mode is exact to r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ def linear_predictor(params: Params, model: Model, u: jax.Array) -> jax.Array:
     random = base.multiply(model.structure, model.Z, lambdas(params.theta, model), u)
     if model.random_parameters:
         return predictors.assembled(params, model, random)
+    if not model.p:
+        return random + model.offset
     return model.X @ params.beta + random + model.offset
 
 
@@ -164,12 +166,18 @@ def step(
 def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = False) -> Mode:
     """Run the loop from a guess of u, (q,); not differentiable: see `conditional_mode`."""
     eps = float(jnp.finfo(guess.dtype).eps)
+    # While beta stays, its part of eta is the same in every trip.
+    moved_by_u = model
+    if not joint and not model.random_parameters:
+        fixed = model.X @ params.beta + model.offset
+        moved_by_u = replace(model, X=model.X[:, :0], offset=fixed)
 
     def body(state: _State) -> _State:
         u = state.u + state.fraction * state.du
         beta = state.beta + state.fraction * state.dbeta
         here = Params(beta, params.theta, params.dispersion)
-        eta = linear_predictor(here, model, u)
+        of_u = here if moved_by_u is model else replace(here, beta=beta[:0])
+        eta = linear_predictor(of_u, moved_by_u, u)
         f = -2.0 * kernel(here, model, eta) + u @ u
         information = row_information(here, model, eta, "expected")
         if not model.family.is_canonical:

@@ -47,6 +47,9 @@ CAREFUL = {
 QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 QUICK_SIZE = 100_000  # numbers in the largest array
 
+# Where programs run side by side, a product that waits for threads waits for its neighbours.
+BESIDE = {"xla_cpu_multi_thread_eigen": False}
+
 
 @contextmanager
 def engine() -> Iterator[None]:
@@ -98,19 +101,22 @@ def run(
     *arrays: Any,
     stage: Callable[[str], None] | None = None,
     quick: bool | None = None,
+    beside: bool = False,
     **static: Any,
 ) -> Any:
     """Call a jitted function through a bounded cache of compiled programs.
 
     Parameters: function, made by `jax.jit` with `static_argnames`; arrays, its pytrees of arrays;
     stage, told "compiling" and "fitting" as they begin; quick, whether to compile it in a hurry
-    (None: where no array is larger than `QUICK_SIZE`); static, its static arguments.
+    (None: where no array is larger than `QUICK_SIZE`); beside, whether calls of it run side by side
+    in threads, so that its products take one thread each; static, its static arguments.
     """
     leaves, tree = jax.tree.flatten(arrays)
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     if quick is None:
         quick = bool(max(leaf.size for leaf in leaves) <= QUICK_SIZE)
-    key = function, quick, tree, shapes, tuple(sorted(static.items(), key=lambda item: item[0]))
+    named = tuple(sorted(static.items(), key=lambda item: item[0]))
+    key = function, quick, beside, tree, shapes, named
     with _lock:
         compiled = _programs.get(key)
         if compiled is not None:
@@ -118,7 +124,7 @@ def run(
     if compiled is None:
         if stage is not None:
             stage("compiling")
-        compiled = _made(function, arrays, static, quick)
+        compiled = _made(function, arrays, static, quick, beside)
         with _lock:
             _programs[key] = compiled
             if len(_programs) > MOST_PROGRAMS:
@@ -128,15 +134,18 @@ def run(
     return compiled(*arrays)
 
 
-def _made(function: Any, arrays: tuple[Any, ...], static: dict[str, Any], quick: bool) -> Any:
+def _made(
+    function: Any, arrays: tuple[Any, ...], static: dict[str, Any], quick: bool, beside: bool
+) -> Any:
     """A compiled program: from the folder of programs where it is kept whole, else compiled."""
     folder = _whole_programs()
-    name = None if folder is None else stored.name_of(function, arrays, static, quick)
+    name = None if folder is None else stored.name_of(function, arrays, static, (quick, beside))
     if folder is not None and name is not None:
         compiled = stored.load(folder, name, arrays)
         if compiled is not None:
             return compiled
-    compiled = function.lower(*arrays, **static).compile(compiler_options=_options(quick))
+    options = _options(quick, beside)
+    compiled = function.lower(*arrays, **static).compile(compiler_options=options)
     function.clear_cache()  # or JAX would keep what is dropped from `_programs`
     if folder is not None and name is not None:
         stored.save(folder, name, compiled)
@@ -152,12 +161,12 @@ def _whole_programs() -> Path | None:
 
 
 @cache
-def _options(quick: bool) -> dict[str, Any] | None:
+def _options(quick: bool, beside: bool = False) -> dict[str, Any] | None:
     """Options of the CPU compiler that this version of XLA knows and XLA_FLAGS does not set."""
     if jax.default_backend() != "cpu":
         return None
     given = os.environ.get("XLA_FLAGS", "")
-    wanted = CAREFUL | (QUICK if quick else {})
+    wanted = CAREFUL | (QUICK if quick else {}) | (BESIDE if beside else {})
     wanted = {name: value for name, value in wanted.items() if name not in given}
     if _known(wanted):
         return wanted

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from scipy import special
 
-from glmm_jax.gamma_functions import entropy_excess, log_rising, stirling_remainder
+from glmm_jax.gamma_functions import (
+    entropy_excess,
+    log_factorial,
+    log_rising,
+    stirling_remainder,
+)
 
 
 def rising(a, y):
@@ -27,6 +32,13 @@ def test_log_rising_is_the_sum_of_logarithms(y):
     tolerance = 1e-14 * max(1, y)
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-14, atol=tolerance)
     np.testing.assert_allclose(got[1], expected[1], rtol=1e-14, atol=tolerance)
+
+
+def test_log_factorial_and_its_slope_are_those_of_scipy():
+    y = np.concatenate([np.arange(40.0), [6.9999, 7.0001, 0.3], np.logspace(2, 300, 30)])
+    value, slope = jax.vmap(jax.value_and_grad(log_factorial))(jnp.asarray(y))
+    np.testing.assert_allclose(value, special.gammaln(y + 1.0), rtol=2e-15, atol=1e-14)
+    np.testing.assert_allclose(slope, special.digamma(y + 1.0), rtol=1e-13, atol=1e-13)
 
 
 def test_log_rising_by_half_a_step():

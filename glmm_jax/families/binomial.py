@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import gammaln
 
 from glmm_jax import links
 from glmm_jax.families.base import (
@@ -30,6 +29,7 @@ from glmm_jax.families.base import (
     require_unit_size,
     sized,
 )
+from glmm_jax.gamma_functions import log_factorial
 
 _ALLOWED_LINKS = ("logit", "probit", "cloglog", "loglog", "cauchit", "log", "identity")
 
@@ -58,7 +58,7 @@ class Binomial(Family):
     def log_base(self, y: Array, size: Array | None = None) -> Array:
         if size is None:
             return jnp.zeros_like(y)
-        return gammaln(size + 1.0) - gammaln(y + 1.0) - gammaln(size - y + 1.0)
+        return log_factorial(size) - log_factorial(y) - log_factorial(size - y)
 
     def variance(
         self, mu: Array, dispersion: Dispersion = None, size: Array | None = None

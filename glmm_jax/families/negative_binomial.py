@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import gammaln
 
 from glmm_jax import links
 from glmm_jax.families.base import (
@@ -30,7 +29,7 @@ from glmm_jax.families.base import (
 from glmm_jax.families.counts import check_counts
 from glmm_jax.families.moments import log_mean_slope, log_start
 from glmm_jax.families.saturated import saturated_deviance
-from glmm_jax.gamma_functions import log_rising
+from glmm_jax.gamma_functions import log_factorial, log_rising
 from glmm_jax.tails import softplus
 
 # Beyond it a dispersion is at the Poisson limit to rounding for every mean and count below 1e60
@@ -63,7 +62,7 @@ class NegativeBinomial(Family):
         return log_rising(_size(one_parameter(self, dispersion)), y)
 
     def log_base(self, y: Array, size: Array | None = None) -> Array:
-        return -gammaln(y + 1.0)
+        return -log_factorial(y)
 
     def variance(
         self, mu: Array, dispersion: Dispersion = None, size: Array | None = None
@@ -128,7 +127,7 @@ class NegativeBinomial1(Family):
         # log(1 + phi) / phi keeps its digits for small phi, and so does its product with mu.
         rate = jnp.exp(log_mu) * (log_one_plus * jnp.exp(-log_phi))
         kernel = y * (log_mu - log_one_plus) - rate
-        return kernel + log_rising(log_mu - log_phi, y) - gammaln(y + 1.0)
+        return kernel + log_rising(log_mu - log_phi, y) - log_factorial(y)
 
     def variance(
         self, mu: Array, dispersion: Dispersion = None, size: Array | None = None

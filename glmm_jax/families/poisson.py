@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import gammaln
 
 from glmm_jax import links
 from glmm_jax.families.base import (
@@ -24,6 +23,7 @@ from glmm_jax.families.base import (
     require,
     require_unit_size,
 )
+from glmm_jax.gamma_functions import log_factorial
 from glmm_jax.tails import elementwise_derivative
 
 
@@ -43,7 +43,7 @@ class Poisson(Family):
         return y * self.link.log_mean(eta) - self.mean(eta)
 
     def log_base(self, y: Array, size: Array | None = None) -> Array:
-        return -gammaln(y + 1.0)
+        return -log_factorial(y)
 
     def variance(
         self, mu: Array, dispersion: Dispersion = None, size: Array | None = None
