@@ -219,6 +219,23 @@ def objectives(results: dict[str, Any]) -> str:
     return rows_of(head, body)
 
 
+def derivatives(results: dict[str, Any]) -> str:
+    """Derivatives of estimates beside an estimate and a gradient of the deviance."""
+    body = []
+    for case in results["cases"]:
+        cpu, memory = case["cpu"], case["memory"]
+        times, sizes = case["time_to_estimate"], case["memory_to_gradient"]
+        body.append(
+            [case["case"], seconds(cpu["gradient"]), seconds(cpu["estimate"]),
+             seconds(cpu["reverse"]), ratio(times["reverse"]), ratio(times["alone"]),
+             f"{memory['gradient'] / 2**20:.2f} MiB",
+             *(ratio(sizes[name]) for name in ("estimate", "reverse", "alone"))]
+        )  # fmt: skip
+    head = ["case", "gradient", "estimate", "estimate and grad", "to estimate", "grad alone",
+            "memory of gradient", "estimate", "estimate and grad", "grad alone"]  # fmt: skip
+    return rows_of(head, body)
+
+
 def coverage(results: dict[str, Any]) -> str:
     """How often intervals hold the true value, by parameter and method."""
     body = []
@@ -310,6 +327,7 @@ KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "bootstrap": ("Parametric bootstrap", bootstrap),
     "many": ("Many models", many),
     "objectives": ("Cost of an objective", objectives),
+    "derivatives": ("Derivatives of estimates", derivatives),
     "coverage": ("Coverage of confidence intervals", coverage),
     "small_clusters": ("Small clusters of 0/1 data", small_clusters),
     "busy_core": ("With a core kept busy", busy_core),

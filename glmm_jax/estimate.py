@@ -114,11 +114,11 @@ def estimate(
     settings = checked(model, nagq, start, optimizer, max_steps, reml)
     still = jax.lax.stop_gradient((model, start))
     found = jax.lax.stop_gradient(program(*still, **settings))
-    return _differentiable(found, model)
+    return differentiable(found, model)
 
 
 @jax.jit
-def _differentiable(found: Estimate, model: Model) -> Estimate:
+def differentiable(found: Estimate, model: Model) -> Estimate:
     """The estimate as an implicit function of the arrays of its model.
 
     At the optimum the gradient r of the deviance in the free parameters x is zero, which defines

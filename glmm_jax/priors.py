@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import gammaln
 
 from glmm_jax.model import Model, Params, lambdas
@@ -214,7 +215,9 @@ def _placed(prior: Normal | StudentT, names: Sequence[str], others: Sequence[str
 
 
 def _arrays(prior: Any) -> Penalty:
-    return jax.tree.map(lambda number: jnp.asarray(number, jnp.result_type(float)), prior)
+    """The prior with arrays for numbers: of NumPy, as models are made, unless they are traced."""
+    kind = jnp.result_type(float)
+    return jax.tree.map(lambda x: x if _known(x) is None else np.asarray(x, kind), prior)
 
 
 def penalty(params: Params, model: Model) -> jax.Array:
@@ -240,17 +243,25 @@ def _chosen(positions: tuple[int, ...] | None, params: Params) -> jax.Array:
 
 
 def _is_array(value: Any) -> bool:
-    """Whether this is an array of floats: its values may be traced, so they are not looked at."""
+    """Whether this is an array of floats, which may be traced."""
     return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
 
 
-def _check_number(name: str, value: Any) -> None:
+def _known(value: Any) -> np.ndarray | None:
+    """The numbers to be judged, None for an array that is traced; NaN for what is no number."""
+    if _is_array(value):
+        return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not _is_array(value) and not (number and math.isfinite(value)):
+    return np.asarray(value if number else np.nan)
+
+
+def _check_number(name: str, value: Any) -> None:
+    known = _known(value)
+    if known is not None and not np.all(np.isfinite(known)):
         raise ValueError(f"{name}={value!r}; use a number")
 
 
 def _check_positive(name: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not _is_array(value) and not (number and value > 0):
+    known = _known(value)
+    if known is not None and not np.all(known > 0):
         raise ValueError(f"{name}={value!r}; use a positive number")

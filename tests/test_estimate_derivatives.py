@@ -1,0 +1,194 @@
+"""Derivatives of estimates against central differences of full refits, converged to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+import glmm_jax as gj
+from glmm_jax import Status
+from glmm_jax.model import flatten, unflatten
+
+N = 60
+
+
+def frame() -> pd.DataFrame:
+    """Two nested and two crossed factors with clear variances, responses of several families."""
+    rng = np.random.default_rng(11)
+    row = np.arange(N)
+    data = pd.DataFrame({"g": row % 10, "b": row % 20, "h": rng.integers(0, 5, N)})
+    data["x"] = rng.normal(size=N)
+    eta = 0.4 + 0.5 * data["x"] + sum(rng.normal(0, 0.8, 20)[data[f]] for f in "gbh")
+    data["count"] = rng.poisson(np.exp(eta))
+    data["loose"] = rng.poisson(np.exp(0.5 + 0.3 * data["x"]))  # no random effects at all
+    data["real"] = eta + rng.normal(0, 0.5, N)
+    data["positive"] = np.exp(eta) * rng.gamma(4.0, 0.25, N)
+    return data
+
+
+class Case:
+    """A model, directions in which its arrays move, and its estimate as a function of how far."""
+
+    def __init__(self, formula: str, family: str, *moving: str, nagq: int = 1, **settings) -> None:
+        self.model = gj.build_model(formula, frame(), family, **settings)
+        self.moving, self.nagq = moving, nagq
+        rng = np.random.default_rng(12)
+        n = self.model.n
+        self.directions = {name: jnp.asarray(rng.normal(size=n)) for name in moving}
+
+    def moved(self, t: jax.Array, model: gj.Model | None = None) -> gj.Model:
+        """The model with each of the moving arrays t_k away, t (arrays,)."""
+        model = self.model if model is None else model
+        for step, (name, d) in zip(t, self.directions.items(), strict=True):
+            if name == "X":
+                model = model.replace(X=model.X.at[:, 1].add(step * d))
+            elif name == "Z":
+                model = model.replace(Z=(model.Z[0] + step * d[:, None], *model.Z[1:]))
+            elif name == "priors":
+                (prior,) = model.priors
+                model = model.replace(priors=(replace(prior, sd=prior.sd + step),))
+            else:
+                old = getattr(model, name)
+                # Responses and weights stay positive.
+                scale = 0.3 * old if name in ("y", "weights") else 1.0
+                model = model.replace(**{name: old + step * scale * d})
+        return model
+
+    def numbers(self, t: jax.Array, model: gj.Model | None = None) -> jax.Array:
+        """Parameters, modes, some linear predictors and fitted values, and the deviance."""
+        model = self.moved(t, model)
+        found = gj.estimate(model, self.nagq)
+        rows = [function(found.params, model, found.u)[:5] for function in FITTED]
+        return jnp.concatenate([flatten(found.params), found.u, *rows, found.deviance[None]])
+
+    @cached_property
+    def _criterion(self) -> Callable:
+        @jax.jit
+        def slope(flat: jax.Array, model: gj.Model) -> tuple[jax.Array, jax.Array]:
+            params = unflatten(flat, model)
+            value, gradient = jax.value_and_grad(gj.deviance)(params, model, self.nagq)
+            u = gj.conditional_mode(params, model)
+            rows = [function(params, model, u)[:5] for function in FITTED]
+            return flatten(gradient), jnp.concatenate([flat, u, *rows, value[None]])
+
+        return slope
+
+    def refitted(self, t: np.ndarray, model: gj.Model | None = None) -> np.ndarray:
+        """The same numbers from a fit of its own, polished by Newton steps until nothing moves."""
+        model = self.moved(jnp.asarray(t), model)
+        found = gj.estimate(model, self.nagq)
+        assert found.status == Status.CONVERGED
+        flat, hessian = flatten(found.params), np.array(found.hessian)
+        for _ in range(4):
+            gradient, numbers = self._criterion(flat, model)
+            step = np.linalg.solve(hessian, gradient)
+            flat = flat - step
+        assert np.max(np.abs(step)) < 1e-12
+        return np.asarray(numbers)
+
+    def differences(self, model: gj.Model | None = None, h: float = 0.02) -> np.ndarray:
+        """d numbers / dt, (numbers, arrays), by central differences of fourth order."""
+        columns = []
+        for e in h * np.eye(len(self.moving)):
+            one, two = (self.refitted(s * e, model) - self.refitted(-s * e, model) for s in (1, 2))
+            columns.append((8 * one - two) / (12 * h))
+        return np.stack(columns, axis=1)
+
+
+FITTED = (gj.linear_predictor, gj.fitted_values)
+CASES = {
+    "single, Poisson": lambda: Case("count ~ x + (1 | g)", "poisson", "weights", "offset", "X"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]()
+
+
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest difference, each column relative to its largest element or each to itself."""
+    size = np.maximum(np.abs(wanted), 1e-2 * np.max(np.abs(wanted), axis=0))
+    return float(np.max(np.abs(found - wanted) / size))
+
+
+def test_derivatives_are_those_of_refits(case: Case) -> None:
+    at = jnp.zeros(len(case.moving))
+    forward = jax.jacfwd(case.numbers)(at)
+    wanted = case.differences()
+    assert relative(np.asarray(forward), wanted) < 1e-5
+    # Reverse mode is the same linear map, transposed.
+    weights = jnp.cos(jnp.arange(len(forward), dtype=at.dtype))
+    reverse = jax.grad(lambda t: weights @ case.numbers(t))(at)
+    np.testing.assert_allclose(reverse, weights @ forward, rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def poisson() -> Case:
+    return CASES["single, Poisson"]()
+
+
+def test_second_derivatives_are_those_of_refits(poisson: Case) -> None:
+    at, d = jnp.zeros(3), jnp.asarray([0.5, -1.0, 0.7])
+    weights = jnp.cos(jnp.arange(len(poisson.numbers(at)), dtype=at.dtype))
+    slope = jax.grad(lambda t: weights @ poisson.numbers(t))
+    product = jax.jvp(slope, (at,), (d,))[1]  # of the Hessian with d
+    h = 0.02
+    one, two = (slope(s * h * d) - slope(-s * h * d) for s in (1, 2))
+    assert relative(np.asarray(product), np.asarray((8 * one - two) / (12 * h))) < 1e-5
+    # d' Hessian d from second differences of refits.
+    h = 0.05
+    centre, one, two = (
+        sum(weights @ poisson.refitted(sign * s * h * np.asarray(d)) for sign in (1, -1)) / 2
+        for s in (0, 1, 2)
+    )
+    curve = (-2 * two + 32 * one - 30 * centre) / (12 * h**2)
+    assert d @ product == pytest.approx(float(curve), rel=1e-5)
+
+
+def test_on_the_boundary_the_derivative_is_that_of_the_constrained_optimum(poisson: Case) -> None:
+    loose = jnp.asarray(frame()["loose"].to_numpy(float))
+    model = poisson.model.replace(y=loose)
+    found = gj.estimate(model)
+    assert found.status == Status.CONVERGED and found.singular.all()
+    assert found.params.theta[0] == 0.0
+    # The deviance is even in theta: no cross derivatives, and it rises.
+    H = np.asarray(gj.hessian(found.params, model))
+    assert np.max(np.abs(H[2, :2])) < 1e-10 * np.max(np.abs(H)) and H[2, 2] > 0
+    forward = jax.jacfwd(lambda t: poisson.numbers(t, model))(jnp.zeros(3))
+    assert np.all(forward[2:13] == 0)  # theta and the modes
+    assert relative(np.asarray(forward), poisson.differences(model)) < 1e-5
+    errors = gj.standard_errors(found.params, model)
+    assert errors.theta[0] == 0.0 and np.all(errors.beta > 0)
+
+
+def test_the_status_comes_with_the_numbers(poisson: Case) -> None:
+    model = poisson.model.replace(y=jnp.zeros(N))
+
+    def numbers(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = gj.estimate(poisson.moved(t, model))
+        return found.deviance, found.status
+
+    _, status = jax.grad(numbers, has_aux=True)(jnp.zeros(3))
+    assert status == Status.SEPARATION
+
+
+def test_what_cannot_be_differentiated_is_refused(poisson: Case) -> None:
+    model = poisson.model
+    with pytest.raises(ValueError, match="y= is int"):
+        model.replace(y=jnp.zeros(N, int))
+    with pytest.raises(ValueError, match="trials= cannot be replaced"):
+        model.replace(trials=jnp.ones(N))
+    with pytest.raises(ValueError, match="priors= has another make"):
+        model.replace(priors=(gj.priors.Normal(sd=jnp.ones(())),))
+    with pytest.raises(ValueError, match=r"priors: sd= has shape .* one for each of x"):
+        gj.build_model(
+            "count ~ x + (1 | g)", frame(), "poisson", priors=gj.priors.Normal(sd=jnp.ones(2))
+        )
