@@ -83,7 +83,7 @@ def test_numbers_that_the_text_quotes(executed: NotebookNode) -> None:
         "-625.3132",  # the integral at the estimates by Laplace
         "-2.080",  # Laplace's intercept, in standard errors
         "1.592",  # Laplace's standard deviation, in standard errors
-        "settled at 101 nodes",
+        "settled at 81 nodes",
         "143.62 above",  # the random slope by Laplace
         "48.28",
         "-621.5 at the fit",
