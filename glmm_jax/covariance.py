@@ -43,7 +43,9 @@ class Full:
 
     def entries(self) -> tuple[np.ndarray, np.ndarray]:
         """Row and column in Lambda of each element of theta."""
-        return _triangle(self.columns)
+        # Copies: JAX remembers what it made of an array, in the precision of that moment.
+        row, column = _triangle(self.columns)
+        return row.copy(), column.copy()
 
 
 @dataclass(frozen=True)
