@@ -24,11 +24,14 @@ from glmm_jax.inference import (
     check,
     coef,
     confint,
+    cross_validation,
     design_checks,
     drop1,
     explained,
     hypotheses,
+    influence,
     laplace_error,
+    measurement_error,
     monte_carlo,
     parameter_names,
     predict,
@@ -36,6 +39,8 @@ from glmm_jax.inference import (
     ranef,
     refit,
     residuals,
+    robust,
+    sensitivity,
     simulate,
     storage,
     summary,
@@ -299,6 +304,11 @@ class Fit:
     laplace_error = laplace_error.laplace_error
     monte_carlo = monte_carlo.monte_carlo
     check = check.check
+    sensitivity = sensitivity.sensitivity
+    influence = influence.influence
+    measurement_error = measurement_error.measurement_error
+    cov_robust = robust.cov_robust
+    cross_validate = cross_validation.cross_validate
     glance = tidy.glance
     augment = tidy.augment
     to_frame = tidy.tidy

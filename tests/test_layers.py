@@ -42,6 +42,8 @@ LAYERS = {
     "estimate": 8,
     "fitted": 8,
     "information": 8,
+    "leave_one": 8,
+    "leave_out": 8,
     "sensitivity": 8,
     "sharding": 8,
     # The analysts' layer of the design, from its foundations to its entries.

@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 from glmm_jax.plots.caterpillar import caterpillar
 from glmm_jax.plots.density import conditional_density
 from glmm_jax.plots.exploration import smooth
+from glmm_jax.plots.influence import held_out, influence, sensitivity, shifts
 from glmm_jax.plots.links import inverse_link, link
 from glmm_jax.plots.pairs import profile_pairs
 from glmm_jax.plots.predictions import prediction
@@ -28,6 +29,8 @@ from glmm_jax.plots.shrinkage import shrinkage
 __all__ = [
     "caterpillar",
     "conditional_density",
+    "held_out",
+    "influence",
     "inverse_link",
     "link",
     "prediction",
@@ -37,6 +40,8 @@ __all__ = [
     "qq_ranef",
     "random_effects_scatter",
     "residuals",
+    "sensitivity",
+    "shifts",
     "shrinkage",
     "smooth",
 ]

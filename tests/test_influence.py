@@ -1,0 +1,352 @@
+"""Derivatives of estimates, influence and what follows from it, against refits and other code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import multivariate_normal
+
+import glmm_jax as gj
+from glmm_jax.driver import estimate_lanes
+from glmm_jax.estimate import Estimate, checked
+from glmm_jax.inference import derivatives, parameter_names
+from glmm_jax.inference import influence as verb
+from glmm_jax.inference.influence_table import Influence
+from glmm_jax.model import flatten
+from glmm_jax.runtime import engine
+
+
+@pytest.fixture(scope="module")
+def sleep() -> gj.Fit:
+    data = gj.datasets.load("sleepstudy").assign(half=lambda d: d["Days"].isin([0, 1, 2]))
+    return gj.glmer("Reaction ~ Days + (Days | Subject)", data)
+
+
+@pytest.fixture(scope="module")
+def births() -> gj.Fit:
+    """0/1 data of 20 districts of unequal size."""
+    data = gj.datasets.load("contraception")
+    few = data.loc[data["district"].astype(int) <= 20, :].reset_index(drop=True)
+    return gj.glmer("use ~ age + urban + (1 | district)", few, "bernoulli")
+
+
+def lanes(fit: gj.Fit, changes: list[dict[str, np.ndarray]]) -> Estimate:
+    """Refits with some arrays changed, all in one program whatever they are."""
+    fields = ("weights", "y", "offset", "X")
+    held = {name: np.asarray(getattr(fit.model, name)) for name in fields}
+    stack = {
+        name: np.stack([held[name] + change.get(name, 0.0) for change in changes])
+        for name in fields
+    }
+    settings = checked(fit.model, 1, None, "quasi-newton", 500)
+    found = estimate_lanes(fit.model, stack, settings, fit.estimate.params)
+    assert (found.status == gj.Status.CONVERGED).all()
+    return found
+
+
+def flat(found: Estimate) -> np.ndarray:
+    with engine():
+        return np.asarray(jax.vmap(flatten)(found.params))
+
+
+def distance(moves: np.ndarray, fit: gj.Fit) -> np.ndarray:
+    """Length of moves of the parameters, (k,), in standard errors of the estimate."""
+    return np.sqrt(np.einsum("ka,ab,kb->k", moves, 0.5 * fit.hessian.to_numpy(), moves))
+
+
+STEPS = {"weights": 3e-3, "y": 1.0, "offset": 1.0, "X": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def differenced(sleep: gj.Fit) -> dict[str, np.ndarray]:
+    """Central differences of refits in numbers of row 37."""
+    at = np.eye(sleep.model.n)[37]
+    changes = []
+    for name, h in STEPS.items():
+        what = np.outer(at, [0.0, 1.0]) if name == "X" else at
+        changes += [{name: h * what}, {name: -h * what}]
+    moved = flat(lanes(sleep, changes))
+    return {
+        name: (moved[2 * i] - moved[2 * i + 1]) / (2 * h)
+        for i, (name, h) in enumerate(STEPS.items())
+    }
+
+
+@pytest.mark.parametrize("wrt", ["weights", "y", "offset", "X:Days"])
+def test_derivatives_of_estimates_are_those_of_refits(sleep, differenced, wrt) -> None:
+    table = sleep.sensitivity("all", wrt)
+    assert list(table.columns) == list(sleep.vcov_all.index)
+    assert table.index.equals(sleep.frame.index)
+    scale = np.sqrt(np.diag(sleep.vcov_all))
+    largest = np.max(np.abs(table.to_numpy() / scale))
+    # Steps h have an error of h^2.
+    expected = differenced["X" if wrt == "X:Days" else wrt] / scale
+    np.testing.assert_allclose(table.iloc[37] / scale, expected, atol=2e-5 * largest)
+
+
+def test_derivatives_of_standard_errors(sleep) -> None:
+    """Against refits whose Hessians are computed anew, at their estimates to rounding."""
+    found = sleep.sensitivity("bse", "y")
+    errors = []
+    for h in (1.0, -1.0):
+        moved = sleep.refit(sleep.frame.y + h * np.eye(sleep.nobs)[37])
+        inverse = derivatives.inverse_hessian(moved, derivatives.local(moved).hessian)
+        errors.append(np.sqrt(2 * np.diag(inverse)[:2]))
+    expected = (errors[0] - errors[1]) / 2
+    np.testing.assert_allclose(
+        found.iloc[37], expected, atol=1e-5 * np.max(np.abs(found.to_numpy()))
+    )
+    # Standard errors have the units of y.
+    np.testing.assert_allclose(sleep.frame.y @ found.to_numpy(), sleep.bse, rtol=1e-4)
+
+
+def test_what_else_has_derivatives(sleep) -> None:
+    # Of an offset: y - offset is what a Gaussian model sees.
+    by_y, by_offset = sleep.sensitivity("fitted", "y"), sleep.sensitivity("fitted", "offset")
+    np.testing.assert_allclose(by_offset, np.eye(sleep.nobs) - by_y, atol=1e-9)
+    # The likelihood falls as a row is moved away from its prediction given all others.
+    moved = [sleep.refit(sleep.frame.y + s * np.eye(sleep.nobs)[5]).llf for s in (1.0, -1.0)]
+    slope = (moved[0] - moved[1]) / 2
+    assert sleep.sensitivity("llf", "y").iloc[5, 0] == pytest.approx(slope, rel=1e-4)
+    # Standard deviations move as theta does: sd of a row of Lambda.
+    theta, sd = sleep.sensitivity("theta"), sleep.sensitivity("varcorr")
+    first = sleep.theta.iloc[0]
+    assert first > 0
+    np.testing.assert_allclose(sd["sd(Intercept | Subject)"], theta.iloc[:, 0])
+    half = sleep.sensitivity("dispersion")["log(phi)"]
+    np.testing.assert_allclose(sd["sigma"], 0.5 * sleep.sigma * half)
+
+
+def test_a_column_of_the_data_moves_all_that_it_enters(sleep) -> None:
+    """Days is in X and in Z: moved for every row by the same, the slopes stay."""
+    table = sleep.sensitivity("all", "Days")
+    together = table.sum()
+    # y = a + b (x - t) + u + v (x - t): the intercept falls by b t, Lambda's first row changes.
+    assert together["Days"] == pytest.approx(0.0, abs=1e-7)
+    assert together["Intercept"] == pytest.approx(-sleep.params["Days"], rel=1e-7)
+    assert together["log(phi)"] == pytest.approx(0.0, abs=1e-8)
+    assert not np.allclose(table, sleep.sensitivity("all", "X:Days"))
+
+
+@pytest.fixture(scope="module")
+def without(sleep) -> dict[str, Influence]:
+    return {method: sleep.influence("Subject", method=method) for method in verb.METHODS}
+
+
+def test_groups_left_out_are_those_of_refits(sleep, without) -> None:
+    exact = without["refit"]
+    assert exact.rows.eq(10).all() and list(exact.without.index) == list(
+        sleep.frame.blocks[0].levels
+    )
+    moves = -exact.dfbeta.to_numpy()
+    off = {
+        name: distance(-found.dfbeta.to_numpy() - moves, sleep) / distance(moves, sleep)
+        for name, found in without.items()
+    }
+    # 18 subjects, one of them far off: a group holds a good part of the curvature.
+    assert np.median(off["first-order"]) < 0.2
+    assert np.median(off["second-order"]) < 0.05
+    assert (off["second-order"] < off["first-order"]).mean() > 0.9
+    # First order is exact in the gradient, so its error is told without the refit.
+    np.testing.assert_allclose(without["second-order"].nonlinearity, exact.nonlinearity, atol=0.1)
+
+
+def test_districts_left_out_are_those_of_refits(births) -> None:
+    found, exact = (births.influence("district", method=m) for m in ("second-order", "refit"))
+    moves = -exact.dfbeta.to_numpy()
+    off = distance(-found.dfbeta.to_numpy() - moves, births) / distance(moves, births)
+    assert np.mean(off < 0.05) >= 0.9
+    # Cook's distance and the table follow from the estimates alone.
+    p = len(births.params)
+    D, V = exact.dfbeta.iloc[3].to_numpy(), births.vcov_all.to_numpy()
+    cook = exact.cooks_distance.iloc[3]
+    assert cook["coefficients"] == pytest.approx(D[:p] @ np.linalg.solve(V[:p, :p], D[:p]) / p)
+    assert cook["all"] == pytest.approx(D @ np.linalg.solve(V, D) / len(D), rel=1e-3)
+    table = found.to_frame()
+    assert len(table) == 20 and "dfbetas(district.Intercept)" in table
+    np.testing.assert_allclose(
+        table["dfbetas(age)"], found.dfbeta["age"] / births.bse["age"], rtol=1e-4
+    )
+    np.testing.assert_allclose(found.parameters.iloc[:, -1], found.without.iloc[:, -1])
+    # A district without its own rows is predicted as one of the population.
+    label = found.without.index[3]
+    rows = (births.frame.blocks[0].index == 3).nonzero()[0]
+    new = births.frame.X[rows] @ exact.without.loc[label].to_numpy()[:p]
+    fall = births.linear_predictor.to_numpy()[rows] - new
+    assert exact.own.loc[label] == pytest.approx(fall.mean(), abs=1e-7)
+    assert (
+        "second-order" in str(found) and found.top(3)["cooks_distance_all"].is_monotonic_decreasing
+    )
+
+
+def test_single_rows_left_out_are_those_of_refits(births, sleep) -> None:
+    for fit, limits in ((births, (0.05, 0.01)), (sleep, (0.2, 0.05))):
+        chosen = np.linspace(0, fit.nobs - 1, 12).astype(int)
+        codes = np.full(fit.nobs, -1)
+        codes[chosen] = np.arange(12)
+        moves = verb.refits(fit, codes, 12) - parameter_names.flat(fit)
+        for method, limit in zip(("first-order", "second-order"), limits, strict=True):
+            found = fit.influence(method=method)
+            off = distance(-found.dfbeta.to_numpy()[chosen] - moves, fit) / distance(moves, fit)
+            assert np.max(off) < limit, (fit.frame.formula, method)
+            assert found.without.index.equals(fit.frame.index)
+
+
+def test_row_densities_and_predictions(sleep) -> None:
+    """Of a Gaussian model in closed form: y of a row given the others of its subject."""
+    found = sleep.influence()
+    for row in (3, 57, 120):
+        beta, V = marginal(sleep, found.without.iloc[row].to_numpy(), row // 10)
+        own = slice(10 * (row // 10), 10 * (row // 10) + 10)
+        e = sleep.frame.y[own] - sleep.frame.X[own] @ beta
+        K, i = np.linalg.inv(V), row % 10
+        away = (K @ e)[i] / K[i, i]
+        density = -0.5 * (np.log(2 * np.pi / K[i, i]) + K[i, i] * away**2)
+        assert found.log_density.iloc[row] == pytest.approx(density, abs=2e-3)
+
+
+def marginal(fit: gj.Fit, psi: np.ndarray, subject: int) -> tuple[np.ndarray, np.ndarray]:
+    """beta and the marginal covariance of the ten rows of a subject of sleepstudy, in NumPy."""
+    L = np.array([[psi[2], 0.0], [psi[3], psi[4]]])
+    Z = fit.frame.X[10 * subject : 10 * subject + 10]
+    return psi[:2], Z @ L @ L.T @ Z.T + np.exp(psi[5]) * np.eye(10)
+
+
+def log_likelihoods(fit: gj.Fit, psi: np.ndarray) -> np.ndarray:
+    """log p(y_s) of each subject, (18,), in NumPy."""
+    out = []
+    for s in range(18):
+        beta, V = marginal(fit, psi, s)
+        own = slice(10 * s, 10 * s + 10)
+        mean = fit.frame.X[own] @ beta
+        out.append(multivariate_normal.logpdf(fit.frame.y[own], mean, V))
+    return np.array(out)
+
+
+def test_robust_covariance_is_an_independent_sandwich(sleep) -> None:
+    psi = parameter_names.flat(sleep)
+    h = 1e-4 * np.sqrt(np.diag(sleep.vcov_all))
+    scores = np.stack(
+        [
+            (log_likelihoods(sleep, psi + s) - log_likelihoods(sleep, psi - s)) / (2 * h[a])
+            for a, s in enumerate(np.diag(h))
+        ],
+        axis=1,
+    )
+    bread = np.linalg.inv(0.5 * sleep.hessian.to_numpy())
+    V = bread @ scores.T @ scores @ bread
+    found = sleep.cov_robust("Subject", correct=False)
+    scale = np.sqrt(np.diag(V))
+    np.testing.assert_allclose(
+        found / np.outer(scale, scale), V / np.outer(scale, scale), atol=1e-4
+    )
+    pd.testing.assert_frame_equal(sleep.cov_robust(), found * 18 / 17)
+    with pytest.raises(ValueError, match="by='half': levels of 'Subject' are shared"):
+        sleep.cov_robust("half")
+
+
+def test_cross_validation_is_that_of_refits(sleep, without) -> None:
+    exact = without["refit"]
+    expected = [log_likelihoods(sleep, exact.without.iloc[s].to_numpy())[s] for s in range(18)]
+    np.testing.assert_allclose(exact.log_density, expected, atol=1e-6)
+    fast = sleep.cross_validate("Subject")
+    assert fast.elpd == pytest.approx(np.sum(expected), abs=0.05 * (sleep.llf - np.sum(expected)))
+    assert fast.standard_error == pytest.approx(
+        np.sqrt(18 * np.var(fast.frame["log_density"], ddof=1))
+    )
+    gain, error = fast.compare(fast)
+    assert gain == 0 and error == 0
+    assert "18 groups by Subject" in str(fast)
+
+
+def test_bad_input_is_named(sleep, births) -> None:
+    for call, message in [
+        (
+            lambda: births.sensitivity(wrt="y"),
+            "bernoulli response holds counts",
+        ),
+        (
+            lambda: births.sensitivity(wrt="X:urban"),
+            "no column 'urban'; its columns are 'Intercept'",
+        ),
+        (lambda: births.sensitivity(wrt="urban"), "wrt='urban' is not numeric"),
+        (lambda: births.sensitivity(wrt="wealth"), "wrt='wealth' is no column"),
+        (lambda: births.sensitivity(wrt="livch"), "wrt='livch' is not numeric"),
+        (lambda: sleep.sensitivity("beta"), "of='beta'; use one of 'params'"),
+        (lambda: births.influence("village"), "by='village' is no column .* 'district'"),
+        (lambda: births.influence(method="exact"), "method='exact'; use one of"),
+        (lambda: sleep.cross_validate(None), "by=None; name the column"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+    stopped = replace(births, estimate=replace(births.estimate, status=np.array(3)))
+    joint = replace(births, estimate=replace(births.estimate, nagq=0))
+    for fit, message in [(stopped, "has not converged"), (joint, "nagq=0 is no maximum")]:
+        with pytest.raises(ValueError, match=message):
+            fit.influence("district")
+
+
+def test_measurement_error_is_what_more_of_it_does(sleep) -> None:
+    """b is the slope at zero of the mean estimate in the error variance: by averages of refits with
+    errors +e and -e, the odd orders gone."""
+    sd = 0.1
+    found = sleep.measurement_error("Days", sd)
+    rng = np.random.default_rng(1)
+    data = sleep.call.data
+    moves = []
+    for _ in range(12):
+        e = sd * rng.choice([-1.0, 1.0], sleep.nobs)
+        both = [
+            parameter_names.flat(sleep.update(data=data.assign(Days=data["Days"] + s * e)))
+            for s in (1, -1)
+        ]
+        moves.append(np.mean(both, axis=0) - parameter_names.flat(sleep))
+    mean, error = np.mean(moves, axis=0), np.std(moves, axis=0, ddof=1) / np.sqrt(12)
+    change = found["change"].to_numpy()
+    assert np.all(np.abs(mean - change) < 3.5 * error + 0.02 * np.abs(change))
+    # The slope is pulled towards zero, and the correction undoes it.
+    assert change[1] < 0 < found.loc["Days", "corrected"] - found.loc["Days", "estimate"]
+    sure = [0, 1, 5]  # intercept, slope, residual variance: others move too little to tell
+    assert np.max(error[sure] / np.abs(change[sure])) < 0.05
+    # The residuals take up the errors: about sd^2 (beta^2 + Var of the slopes).
+    slopes = sleep.params["Days"] ** 2 + sleep.theta.iloc[1:] @ sleep.theta.iloc[1:]
+    assert change[5] == pytest.approx(sd**2 * slopes / sleep.dispersion, rel=0.2)
+
+
+def test_errors_of_data_that_do_not_fit_are_named(sleep, births) -> None:
+    for call, message in [
+        (lambda: births.measurement_error("age", 0.0), "sd=0.0; use the standard deviation"),
+        (lambda: births.measurement_error("urban", 1.0), "column='urban' is not numeric"),
+        (lambda: births.measurement_error("ch2", 1.0), "column='ch2' is no column"),
+        (lambda: sleep.measurement_error("Days", 1.0, by="half"), "shared by several levels"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_pictures(births) -> None:
+    found = births.influence("district")
+    left, right = gj.plots.influence(found, n=5)
+    top = found.top(5)
+    widths = [bar.get_width() for bar in left.patches]
+    np.testing.assert_allclose(widths, top["cooks_distance_all"])
+    np.testing.assert_allclose(right.lines[1].get_xdata(), top["dfbetas(age)"])
+    crossed = births.cross_validate("district")
+    points = gj.plots.held_out(crossed).collections[0].get_offsets()
+    each = crossed.frame["log_density"] / crossed.frame["rows"]
+    np.testing.assert_allclose(points[:, 0], np.sort(each))
+    table = births.sensitivity("params")
+    ax = gj.plots.sensitivity(table, "age", births.frame.X[:, 1])
+    np.testing.assert_allclose(np.asarray(ax.lines[0].get_ydata()), table["age"])
+    with pytest.raises(ValueError, match="term='ages'; use one of 'Intercept'"):
+        gj.plots.sensitivity(table, "ages", births.frame.y)
+    plt.close("all")
