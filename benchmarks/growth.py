@@ -42,6 +42,7 @@ def draw(cases: list[dict[str, Any]], path: Path) -> Path | None:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(3.4 * len(found), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -58,6 +59,8 @@ def draw(cases: list[dict[str, Any]], path: Path) -> Path | None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("time of a fit, seconds")
+    panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[0].yaxis.set_major_formatter("{x:g}")
     handles = {}
     for axes in panels:
         handles |= {
