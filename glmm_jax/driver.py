@@ -107,13 +107,13 @@ def _for_the_rest(how: Plan) -> Plan:
 
 
 def lanes_at_once(devices: Any = None) -> int:
-    """How many lanes of a small model keep the devices busy.
+    """How many lanes of a small model the devices take at once.
 
     Raises:
         ValueError: devices that are none.
     """
     chosen = listed(devices)
-    return len(chosen) * (BLOCK if chosen[0].platform == "cpu" else 2 * ACCELERATOR_BLOCK)
+    return len(chosen) * (BLOCK if chosen[0].platform == "cpu" else ACCELERATOR_BLOCK)
 
 
 @cache
@@ -181,9 +181,9 @@ def _packed(model: Model, lanes: Lanes) -> tuple[Model, Lanes]:
     if found is None:
         return model, lanes
     model, position = found
-    taken = {name: np.asarray(a)[:, np.maximum(position, 0)] for name, a in lanes.items()}
+    taken = {name: np.take(a, np.maximum(position, 0), axis=1) for name, a in lanes.items()}
     if "weights" in taken:
-        taken["weights"] = np.where(position >= 0, taken["weights"], 0.0)
+        taken["weights"][:, position < 0] = 0.0
     return model, taken
 
 
@@ -270,7 +270,10 @@ def _run(
     def one(b: int) -> Estimate:
         rows = blocks[b]
         place = slice(b * how.block, b * how.block + len(rows))
-        block = jax.tree.map(lambda a: _padded(a[rows], how.block), lanes)
+        # Neighbours, as all are in a first pass, need no copy.
+        together = rows[-1] - rows[0] == len(rows) - 1
+        cut = slice(rows[0], rows[-1] + 1) if together else rows
+        block = jax.tree.map(lambda a: _padded(a[cut], how.block), lanes)
         begin = jax.tree.map(lambda a: _padded(np.asarray(a[place]), how.block), given)
         with engine():  # the choice of float64 belongs to a thread
             return _call(model, block, begin, len(rows), how, settings)

@@ -115,6 +115,8 @@ def run(
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     if quick is None:
         quick = bool(max(leaf.size for leaf in leaves) <= QUICK_SIZE)
+    # Other compilers do not know the difference, and would make the same program twice.
+    quick = quick and jax.default_backend() == "cpu"
     named = tuple(sorted(static.items(), key=lambda item: item[0]))
     key = function, quick, beside, tree, shapes, named
     with _lock:

@@ -295,7 +295,11 @@ def numeric(argument: str, values: Any) -> np.ndarray:
 
 def is_integer(values: np.ndarray) -> np.ndarray:
     """Whether each value is an integer, up to the rounding of a product such as 0.07 * 100."""
-    return np.abs(values - np.round(values)) <= _INTEGER_TOLERANCE * np.maximum(1, np.abs(values))
+    nearest = np.rint(values)
+    exact = values == nearest
+    if exact.all():  # the usual case, in a third of the time
+        return exact
+    return np.abs(values - nearest) <= _INTEGER_TOLERANCE * np.maximum(1, np.abs(values))
 
 
 def require(

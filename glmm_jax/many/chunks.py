@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,7 +74,7 @@ def fit_chunks(
             bar.update(count)
 
         try:
-            for number, chunk in enumerate(chunks):
+            for number, chunk in enumerate(_ahead(chunks)):
                 parts.append(_fit(chunk, number, P, settings, how, checkpoint, told))
                 names.append(chunk.names)
         except KeyboardInterrupt:
@@ -81,6 +82,16 @@ def fit_chunks(
                 raise
             complete = False
     return names[0].append(names[1:]), joined(parts), complete
+
+
+def _ahead(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """The chunks, each prepared while the one before it is fitted."""
+    rest = iter(chunks)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, rest, None)
+        while (chunk := waiting.result()) is not None:
+            waiting = pool.submit(next, rest, None)
+            yield chunk
 
 
 def _fit(

@@ -34,8 +34,11 @@ class Design:
     call: Call
     model: Model
 
-    def values(self, block: reading.Block) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """y (b, rows used) with 0 where it is missing, which are there, and other numbers a model.
+    def values(
+        self, block: reading.Block, check: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """y (b, rows used), NaN where it is missing, which are there, and other numbers a model;
+        check: whether the family is asked about y, which may be known to be allowed.
 
         Raises:
             ValueError: a response that the family does not allow, or other numbers that are wrong.
@@ -44,7 +47,8 @@ class Design:
         cut = slice(None) if keep is None else keep
         y = np.ascontiguousarray(block.y[cut].T)
         valid = ~np.isnan(y)
-        reading.check_support(self.family, y, valid, self.frame.trials, block.names)
+        if check:
+            reading.check_support(self.family, y, valid, self.frame.trials, block.names)
         others = {}
         for name in LANE_FIELDS:
             part = getattr(block, name)
@@ -63,26 +67,32 @@ class Design:
             others["dispersion"] = block.dispersion
         return y, valid, others
 
-    def chunk(self, block: reading.Block) -> Chunk:
-        """The lanes of a block of responses, in the padded rows of the model."""
-        y, valid, others = self.values(block)
+    def chunk(self, block: reading.Block, check: bool = True) -> Chunk:
+        """The lanes of a block of responses, in the padded rows of the model; check: as there."""
+        y, valid, others = self.values(block, check)
         trials = self.frame.trials
         share = y if trials is None else y / trials
         fitted = ~reading.uninformative(self.family, share, valid, self.model.p)
+        rows = valid.sum(axis=1)
+        if not fitted.all():
+            y, valid, others = y[fitted], valid[fitted], {k: v[fitted] for k, v in others.items()}
         return Chunk(
             names=block.names,
             frame=self.frame,
             model=self.model,
-            lanes=self._lanes(y[fitted], valid[fitted], {k: v[fitted] for k, v in others.items()}),
+            lanes=self._lanes(y, valid, others),
             fitted=fitted,
-            rows=valid.sum(axis=1),
+            rows=rows,
         )
 
     def _lanes(self, y: np.ndarray, valid: np.ndarray, others: dict[str, np.ndarray]) -> Lanes:
         rows = self.model.n
         # A missing value and a row of padding take one that is valid, and no weight.
         first = y[np.arange(len(y)), np.argmax(valid, axis=1)]
-        lanes: Lanes = {"y": _widened(np.where(valid, y, first[:, None]), rows, first)}
+        whole = bool(valid.all())
+        lanes: Lanes = {
+            "y": _widened(y if whole else np.where(valid, y, first[:, None]), rows, first)
+        }
         if "offset" in others:
             total = np.where(valid, others["offset"], 0.0) + self.frame.offset
             lanes["offset"] = _widened(total, rows, total[:, 0])
@@ -94,14 +104,18 @@ class Design:
         shared = np.asarray(self.model.weights)[: y.shape[1]]
         own = others["weights"] if "weights" in others and not precision else shared
         # Always of each model: one with missing values must not change the program of the others.
-        lanes["weights"] = _widened(np.where(valid, own, 0.0), rows, np.zeros(len(y)))
+        if not whole:
+            own = np.where(valid, own, 0.0)
+        lanes["weights"] = _widened(np.broadcast_to(own, y.shape), rows, np.zeros(len(y)))
         return lanes
 
 
 def _widened(values: np.ndarray, rows: int, fill: np.ndarray) -> np.ndarray:
     """(b, n) values in (b, rows), the rest of each row filled with its own value."""
-    out = np.repeat(fill[:, None], rows, axis=1)
-    out[:, : values.shape[1]] = values
+    n = values.shape[1]
+    out = np.empty((len(values), rows))
+    out[:, :n] = values
+    out[:, n:] = fill[:, None]
     return out
 
 

@@ -34,9 +34,10 @@ from glmm_jax.results import Fit
 from glmm_jax.runtime import engine
 
 # Numbers in the responses of a chunk by default, and models in it at most: on devices that take
-# more than that at once, so many.
+# many at once, some times as many as that, since each chunk has a few that all the others wait for.
 CHUNK_NUMBERS = 1 << 24
 LARGEST_CHUNK = 8192
+CHUNK_BLOCKS = 8
 
 
 def glmer_many(
@@ -157,8 +158,8 @@ def glmer_many(
         if any(value is not None for value in per_model.values()):
             raise ValueError("offset= and weights= must be one column with by=, not a table")
         return _data_sets(run, by, chunk_size or LARGEST_CHUNK)
-    most = max(LARGEST_CHUNK, lanes_at_once(devices))
-    size = chunk_size or max(1, min(most, CHUNK_NUMBERS // max(len(table), 1)))
+    total = responses.shape[1] if _is_table(responses) else None
+    size = chunk_size or _chunk_size(len(table), total, lanes_at_once(devices))
     return _responses(run, {**per_model, "dispersion": own}, responses, size)
 
 
@@ -181,7 +182,7 @@ def _responses(run: _Run, per_model: dict[str, Any], responses: Any, size: int) 
         for block in read():
             design.values(block)
     names, columns, complete = run.fit(
-        (design.chunk(block) for block in chain([first], blocks)),
+        (design.chunk(block, check=not is_table) for block in chain([first], blocks)),
         design.model,
         responses.shape[1] if is_table else None,
         design.model,
@@ -269,6 +270,19 @@ class SimpleNamed(NamedTuple):
 def _is_table(value: Any) -> bool:
     """Whether these are numbers for each model, not one column for all."""
     return getattr(value, "ndim", 1) == 2
+
+
+def _chunk_size(rows: int, total: int | None, unit: int) -> int:
+    """Models in a chunk by default: whole units of what the devices take at once, if they fit, and
+    chunks of one size, so that no small one is left over that needs another program."""
+    most = max(LARGEST_CHUNK, CHUNK_BLOCKS * unit)
+    size = max(1, min(most, CHUNK_NUMBERS // max(rows, 1)))
+    if size > unit:
+        size -= size % unit
+    if not total:
+        return size
+    even = -(-total // -(-total // size))
+    return min(size, -(-even // unit) * unit)
 
 
 def _check_chunk_size(chunk_size: Any) -> None:

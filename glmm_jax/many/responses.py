@@ -209,8 +209,13 @@ def check_support(
     """
     sizes = None if size is None else np.broadcast_to(size, y.shape)
 
+    whole = bool(valid.all())
+
+    def there(values: np.ndarray, part: Any) -> np.ndarray:
+        return values[part].ravel() if whole else values[part][valid[part]]
+
     def check(part: Any) -> None:
-        family.check(y[part][valid[part]], None if sizes is None else sizes[part][valid[part]])
+        family.check(there(y, part), None if sizes is None else there(sizes, part))
 
     if not valid.any():
         return

@@ -116,8 +116,8 @@ class ManyFits:
         """A row a model: llf, deviance, aic, bic, nobs, df, converged, is_singular, evaluations,
         status (a `Status` name) and message, its sentence."""
         c = self.columns
-        words = {status: status.sentence for status in Status}
-        codes = [Status(int(code)) for code in c.status]
+        codes, which = np.unique(c.status, return_inverse=True)
+        known = [Status(int(code)) for code in codes]
         return pd.DataFrame(
             {
                 "llf": -0.5 * c.deviance,
@@ -129,8 +129,8 @@ class ManyFits:
                 "converged": c.status == Status.CONVERGED,
                 "is_singular": c.singular,
                 "evaluations": c.evaluations,
-                "status": [code.name for code in codes],
-                "message": [words[code] for code in codes],
+                "status": np.array([code.name for code in known], object)[which],
+                "message": np.array([code.sentence for code in known], object)[which],
             },
             index=self.names,
         )
@@ -180,7 +180,7 @@ class ManyFits:
         return pd.DataFrame({**frame, "p_adjusted": adjusted(pvalue)}, index=self.names)
 
     def __str__(self) -> str:
-        counts = pd.Series([Status(int(s)).name for s in self.columns.status]).value_counts()
+        counts = self.models["status"].value_counts()
         lines = [
             f"{len(self)} generalized linear mixed models by maximum likelihood",
             f"  {self.formula}, {self.family.name} ({self.family.link.name})",
@@ -219,6 +219,8 @@ def adjusted(p_values: np.ndarray) -> np.ndarray:
     """p-values adjusted for the false discovery rate by Benjamini and Hochberg; NaN stays."""
     out = np.full(len(p_values), np.nan)
     known = np.flatnonzero(np.isfinite(p_values))
-    if known.size:
-        out[known] = scipy.stats.false_discovery_control(p_values[known])
+    order = known[np.argsort(p_values[known])]
+    ratio = p_values[order] * len(order) / np.arange(1, len(order) + 1)
+    # The smallest ratio from here on upwards: scipy.stats has it, but takes a second to import.
+    out[order] = np.minimum(np.minimum.accumulate(ratio[::-1])[::-1], 1.0)
     return out
