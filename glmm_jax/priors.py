@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.scipy.special import gammaln
 
 from glmm_jax.model import Model, Params, lambdas
@@ -250,7 +251,7 @@ def _is_array(value: Any) -> bool:
 def _known(value: Any) -> np.ndarray | None:
     """The numbers to be judged, None for an array that is traced; NaN for what is no number."""
     if _is_array(value):
-        return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+        return None if isinstance(value, Tracer) else np.asarray(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return np.asarray(value if number else np.nan)
 
