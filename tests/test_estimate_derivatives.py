@@ -211,10 +211,12 @@ def poisson() -> Case:
     return CASES["single, Poisson"]()
 
 
-def test_second_derivatives_are_those_of_refits(poisson: Case) -> None:
+@pytest.mark.parametrize("response", ["count", "loose"])  # inside and on the boundary
+def test_second_derivatives_are_those_of_refits(poisson: Case, response: str) -> None:
+    model = poisson.model.replace(y=jnp.asarray(frame()[response].to_numpy(float)))
     at, d = jnp.zeros(3), jnp.asarray([0.5, -1.0, 0.7])
-    weights = jnp.cos(jnp.arange(len(poisson.numbers(at)), dtype=at.dtype))
-    slope = jax.grad(lambda t: weights @ poisson.numbers(t))
+    weights = jnp.cos(jnp.arange(len(poisson.numbers(at, model)), dtype=at.dtype))
+    slope = jax.grad(lambda t: weights @ poisson.numbers(t, model))
     product = jax.jvp(slope, (at,), (d,))[1]  # of the Hessian with d
     h = 0.02
     one, two = (slope(s * h * d) - slope(-s * h * d) for s in (1, 2))
@@ -222,7 +224,7 @@ def test_second_derivatives_are_those_of_refits(poisson: Case) -> None:
     # d' Hessian d from second differences of refits.
     h = 0.05
     centre, one, two = (
-        sum(weights @ poisson.refitted(sign * s * h * np.asarray(d)) for sign in (1, -1)) / 2
+        sum(weights @ poisson.refitted(sign * s * h * np.asarray(d), model) for sign in (1, -1)) / 2
         for s in (0, 1, 2)
     )
     curve = (-2 * two + 32 * one - 30 * centre) / (12 * h**2)
