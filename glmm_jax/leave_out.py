@@ -1,17 +1,19 @@
-"""The maximum without some of the rows, without searching for it again.
+"""The maximum with other numbers in some of the rows, without searching for it again.
 
-With the weights of a group of rows at zero let d_ be the deviance, G_ its gradient. At the maximum
-of all rows G = 0, hence G_ there is minus what the group contributes: exactly, the modes of the
-random effects found anew without it (a level with no other rows goes to its prior). Then
+With other weights and responses in a group of rows (zero weights: without the group) let d_ be the
+deviance, G_ its gradient. At the maximum of the rows as they are G = 0, hence G_ there is what the
+change contributes: exactly, the modes of the random effects found anew with it (a level with no
+other rows goes to its prior). Then
 
     first order    s = -H^-1 G_(psi)                      the derivative in the group's share
     second order   t = -B G_(psi + s)                     a chord step, exact in G_,
 
 B being H^-1 corrected by the BFGS formula so that it maps G_(psi + s) - G_(psi) to s: the curvature
-without the group along the way it moved. Two gradients a group, where a search takes ten or more.
+after the change along the way it moved. Two gradients a group, where a search takes ten or more.
 
-Where the group is a level of the only grouping factor, d - d_ is -2 log of the marginal likelihood
-of its rows, for every psi; in other designs it is that of its rows given all the others.
+Where the group is left out and is a level of the only grouping factor, d - d_ is -2 log of the
+marginal likelihood of its rows, for every psi; in other designs it is that of its rows given all
+the others.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ from glmm_jax.optimize.quasi_newton import updated
 from glmm_jax.pirls import linear_predictor
 
 
-class Without(NamedTuple):
-    """Of each of k groups: gradient (k, P), G_ at the maximum of all rows; first, second (k, P),
-    how far the maximum moves without the group to these orders. NaN where no mode was found."""
+class Changed(NamedTuple):
+    """Of each of k groups: gradient (k, P), G_ at the maximum before; first, second (k, P), how far
+    the maximum moves to these orders. NaN where no mode was found."""
 
     gradient: Any
     first: Any
@@ -49,30 +51,38 @@ class Consequences(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("nagq", "together"))
-def without(
+def changed(
     params: Params,
     model: Model,
     u: jax.Array,
     inverse: jax.Array,
     member: jax.Array,
     groups: jax.Array,
+    weights: jax.Array,
+    y: jax.Array,
     *,
     nagq: int,
     together: int,
-) -> Without:
-    """The maximum without each of k groups of rows.
+) -> Changed:
+    """The maximum with other weights and responses in each of k groups of rows, one at a time.
 
     Parameters
     ----------
-    params, u : the maximum with all rows, and the mode there, (q,).
+    params, u : the maximum with the rows as they are, and the mode there, (q,).
     inverse : (P, P), H^-1; zero for parameters that are held.
-    member : (n,) integers, the group of each row. groups : (k,), those to leave out.
+    member : (n,) integers, the group of each row. groups : (k,), those to change.
+    weights, y : (n,), what a row has instead when its group is changed.
     together : how many groups side by side.
     """
     psi = flatten(params)
 
-    def one(group: jax.Array) -> Without:
-        here = _left(model, member == group)
+    def one(group: jax.Array) -> Changed:
+        own = member == group
+        here = replace(
+            model,
+            weights=jnp.where(own, weights, model.weights),
+            y=jnp.where(own, y, model.y),
+        )
 
         def value(x: jax.Array) -> jax.Array:
             return marginal(unflatten(x, model), here, u, nagq)[0]
@@ -88,7 +98,7 @@ def without(
         zero = jnp.zeros_like(psi)
         state = (psi, zero, zero, inverse, zero)
         (x, _, last, _, first), _ = jax.lax.scan(trip, state, jnp.arange(2))
-        return Without(gradient=first, first=x - last - psi, second=x - psi)
+        return Changed(gradient=first, first=x - last - psi, second=x - psi)
 
     return jax.lax.map(one, groups, batch_size=together)
 
@@ -110,7 +120,7 @@ def consequences(
 
     def one(lane: tuple[jax.Array, jax.Array]) -> Consequences:
         own, there = member == lane[0], unflatten(lane[1], model)
-        here = _left(model, own)
+        here = replace(model, weights=jnp.where(own, 0.0, model.weights))
         rest, mode = marginal(there, here, u, nagq)
         everything, _ = marginal(there, model, u, nagq)
         change = eta - _eta(there, model, mode)
@@ -122,11 +132,6 @@ def consequences(
         )
 
     return jax.lax.map(one, (groups, moved), batch_size=together)
-
-
-def _left(model: Model, own: jax.Array) -> Model:
-    """The model without the rows of a group, (n,) booleans."""
-    return replace(model, weights=jnp.where(own, 0.0, model.weights))
 
 
 def _eta(params: Params, model: Model, u: jax.Array) -> jax.Array:

@@ -32,6 +32,7 @@ from glmm_jax.inference import (
     influence,
     laplace_error,
     measurement_error,
+    misclassification,
     monte_carlo,
     parameter_names,
     predict,
@@ -306,6 +307,7 @@ class Fit:
     check = check.check
     sensitivity = sensitivity.sensitivity
     influence = influence.influence
+    misclassification = misclassification.misclassification
     measurement_error = measurement_error.measurement_error
     cov_robust = robust.cov_robust
     cross_validate = cross_validation.cross_validate

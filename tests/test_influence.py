@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import jax
 import matplotlib
 
 matplotlib.use("Agg")
@@ -13,16 +12,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import multivariate_normal
 
 import glmm_jax as gj
-from glmm_jax.driver import estimate_lanes
-from glmm_jax.estimate import Estimate, checked
+from glmm_jax.estimate import checked, program
 from glmm_jax.inference import derivatives, parameter_names
 from glmm_jax.inference import influence as verb
 from glmm_jax.inference.influence_table import Influence
 from glmm_jax.model import flatten
-from glmm_jax.runtime import engine
+from glmm_jax.runtime import engine, run
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +36,22 @@ def births() -> gj.Fit:
     return gj.glmer("use ~ age + urban + (1 | district)", few, "bernoulli")
 
 
-def lanes(fit: gj.Fit, changes: list[dict[str, np.ndarray]]) -> Estimate:
-    """Refits with some arrays changed, all in one program whatever they are."""
-    fields = ("weights", "y", "offset", "X")
-    held = {name: np.asarray(getattr(fit.model, name)) for name in fields}
-    stack = {
-        name: np.stack([held[name] + change.get(name, 0.0) for change in changes])
-        for name in fields
-    }
-    settings = checked(fit.model, 1, None, "quasi-newton", 500)
-    found = estimate_lanes(fit.model, stack, settings, fit.estimate.params)
-    assert (found.status == gj.Status.CONVERGED).all()
-    return found
-
-
-def flat(found: Estimate) -> np.ndarray:
+def refitted(fit: gj.Fit, **changed: np.ndarray) -> np.ndarray:
+    """Parameters (P,) of a refit with arrays of its model changed, by the program of the fit."""
     with engine():
-        return np.asarray(jax.vmap(flatten)(found.params))
+        model = fit.model.replace(**changed)
+        settings = checked(model, 1, None, fit.call.optimizer, fit.call.max_steps)
+        found = run(program, model, None, **settings)
+        assert int(found.status) == gj.Status.CONVERGED
+        return np.asarray(flatten(found.params))
+
+
+def moves_without(fit: gj.Fit, codes: np.ndarray) -> np.ndarray:
+    """How far the parameters move without each group 0, 1, ... of rows, by refits, (k, P)."""
+    weights = np.asarray(fit.model.weights)
+    out = derivatives.member(fit, codes)
+    each = [refitted(fit, weights=np.where(out == g, 0.0, weights)) for g in range(max(codes) + 1)]
+    return np.stack(each) - parameter_names.flat(fit)
 
 
 def distance(moves: np.ndarray, fit: gj.Fit) -> np.ndarray:
@@ -70,15 +66,13 @@ STEPS = {"weights": 3e-3, "y": 1.0, "offset": 1.0, "X": 3e-3}
 def differenced(sleep: gj.Fit) -> dict[str, np.ndarray]:
     """Central differences of refits in numbers of row 37."""
     at = np.eye(sleep.model.n)[37]
-    changes = []
+    found = {}
     for name, h in STEPS.items():
-        what = np.outer(at, [0.0, 1.0]) if name == "X" else at
-        changes += [{name: h * what}, {name: -h * what}]
-    moved = flat(lanes(sleep, changes))
-    return {
-        name: (moved[2 * i] - moved[2 * i + 1]) / (2 * h)
-        for i, (name, h) in enumerate(STEPS.items())
-    }
+        held = np.asarray(getattr(sleep.model, name))
+        step = h * (np.outer(at, [0.0, 1.0]) if name == "X" else at)
+        ends = [refitted(sleep, **{name: held + sign * step}) for sign in (1.0, -1.0)]
+        found[name] = (ends[0] - ends[1]) / (2 * h)
+    return found
 
 
 @pytest.mark.parametrize("wrt", ["weights", "y", "offset", "X:Days"])
@@ -144,10 +138,10 @@ def without(sleep) -> dict[str, Influence]:
 
 def test_groups_left_out_are_those_of_refits(sleep, without) -> None:
     exact = without["refit"]
-    assert exact.rows.eq(10).all() and list(exact.without.index) == list(
-        sleep.frame.blocks[0].levels
-    )
-    moves = -exact.dfbeta.to_numpy()
+    assert exact.rows.eq(10).all()
+    assert list(exact.without.index) == list(sleep.frame.blocks[0].levels)
+    moves = moves_without(sleep, sleep.frame.blocks[0].index)
+    assert np.max(distance(-exact.dfbeta.to_numpy() - moves, sleep)) < 1e-6
     off = {
         name: distance(-found.dfbeta.to_numpy() - moves, sleep) / distance(moves, sleep)
         for name, found in without.items()
@@ -161,14 +155,14 @@ def test_groups_left_out_are_those_of_refits(sleep, without) -> None:
 
 
 def test_districts_left_out_are_those_of_refits(births) -> None:
-    found, exact = (births.influence("district", method=m) for m in ("second-order", "refit"))
-    moves = -exact.dfbeta.to_numpy()
+    found = births.influence("district")
+    moves = moves_without(births, births.frame.blocks[0].index)
     off = distance(-found.dfbeta.to_numpy() - moves, births) / distance(moves, births)
     assert np.mean(off < 0.05) >= 0.9
     # Cook's distance and the table follow from the estimates alone.
     p = len(births.params)
-    D, V = exact.dfbeta.iloc[3].to_numpy(), births.vcov_all.to_numpy()
-    cook = exact.cooks_distance.iloc[3]
+    D, V = found.dfbeta.iloc[3].to_numpy(), births.vcov_all.to_numpy()
+    cook = found.cooks_distance.iloc[3]
     assert cook["coefficients"] == pytest.approx(D[:p] @ np.linalg.solve(V[:p, :p], D[:p]) / p)
     assert cook["all"] == pytest.approx(D @ np.linalg.solve(V, D) / len(D), rel=1e-3)
     table = found.to_frame()
@@ -180,9 +174,9 @@ def test_districts_left_out_are_those_of_refits(births) -> None:
     # A district without its own rows is predicted as one of the population.
     label = found.without.index[3]
     rows = (births.frame.blocks[0].index == 3).nonzero()[0]
-    new = births.frame.X[rows] @ exact.without.loc[label].to_numpy()[:p]
+    new = births.frame.X[rows] @ found.without.loc[label].to_numpy()[:p]
     fall = births.linear_predictor.to_numpy()[rows] - new
-    assert exact.own.loc[label] == pytest.approx(fall.mean(), abs=1e-7)
+    assert found.own.loc[label] == pytest.approx(fall.mean(), abs=1e-7)
     assert (
         "second-order" in str(found) and found.top(3)["cooks_distance_all"].is_monotonic_decreasing
     )
@@ -193,7 +187,7 @@ def test_single_rows_left_out_are_those_of_refits(births, sleep) -> None:
         chosen = np.linspace(0, fit.nobs - 1, 12).astype(int)
         codes = np.full(fit.nobs, -1)
         codes[chosen] = np.arange(12)
-        moves = verb.refits(fit, codes, 12) - parameter_names.flat(fit)
+        moves = moves_without(fit, codes)
         for method, limit in zip(("first-order", "second-order"), limits, strict=True):
             found = fit.influence(method=method)
             off = distance(-found.dfbeta.to_numpy()[chosen] - moves, fit) / distance(moves, fit)
@@ -227,8 +221,10 @@ def log_likelihoods(fit: gj.Fit, psi: np.ndarray) -> np.ndarray:
     for s in range(18):
         beta, V = marginal(fit, psi, s)
         own = slice(10 * s, 10 * s + 10)
-        mean = fit.frame.X[own] @ beta
-        out.append(multivariate_normal.logpdf(fit.frame.y[own], mean, V))
+        e = fit.frame.y[own] - fit.frame.X[own] @ beta
+        # In NumPy's own small matrices: SciPy's go through threads, slow where cores are busy.
+        logdet = np.linalg.slogdet(2 * np.pi * V)[1]
+        out.append(-0.5 * (logdet + e @ np.linalg.solve(V, e)))
     return np.array(out)
 
 
@@ -322,12 +318,48 @@ def test_measurement_error_is_what_more_of_it_does(sleep) -> None:
     assert change[5] == pytest.approx(sd**2 * slopes / sleep.dispersion, rel=0.2)
 
 
+def test_flipped_answers_are_those_of_refits(births) -> None:
+    n, rate = births.nobs, 0.02
+    found = births.misclassification(rate)
+    flips = found.flips.to_numpy()
+
+    def moves(flipped: np.ndarray) -> np.ndarray:
+        y = np.asarray(births.model.y).copy()
+        y[:n] = np.where(flipped, 1.0 - y[:n], y[:n])
+        return refitted(births, y=y) - parameter_names.flat(births)
+
+    chosen = np.linspace(0, n - 1, 12).astype(int)
+    exact = np.stack([moves(np.arange(n) == i) for i in chosen])
+    assert np.max(distance(flips[chosen] - exact, births) / distance(exact, births)) < 0.03
+    # The mean over what may be flipped, in the rows that flips move one by one as control variates.
+    rng = np.random.default_rng(1)
+    draws = rng.random((150, n)) < rate
+    left = np.stack([moves(flipped) for flipped in draws]) - (draws - rate) @ flips
+    mean, error = np.mean(left, axis=0), np.std(left, axis=0, ddof=1) / np.sqrt(150)
+    change, se = found.frame["change"].to_numpy(), found.frame["std_error"].to_numpy()
+    # First order in the rate: flips that meet leave a share of about two rates.
+    assert np.all(np.abs(mean - change) < 3.5 * error + 2 * rate * np.abs(change))
+    assert np.all(3.5 * error + 2 * rate * np.abs(change) < 0.15 * np.abs(change))
+    # Errors dilute every difference, and that between districts: theta falls.
+    assert np.all(change * found.frame["estimate"] < 0)
+    np.testing.assert_allclose(found.frame["sd"], np.std(draws @ flips, axis=0), rtol=0.25)
+    np.testing.assert_allclose(found.frame["change_in_se"], change / se)
+    assert found.worst("age", 3).abs().iloc[0] == np.abs(flips[:, 1]).max()
+    assert "2 % of the answers" in str(found)
+    ax = gj.plots.shifts(found)
+    np.testing.assert_allclose(np.asarray(ax.lines[0].get_xdata()), change / se)
+    plt.close("all")
+
+
 def test_errors_of_data_that_do_not_fit_are_named(sleep, births) -> None:
     for call, message in [
         (lambda: births.measurement_error("age", 0.0), "sd=0.0; use the standard deviation"),
         (lambda: births.measurement_error("urban", 1.0), "column='urban' is not numeric"),
         (lambda: births.measurement_error("ch2", 1.0), "column='ch2' is no column"),
         (lambda: sleep.measurement_error("Days", 1.0, by="half"), "shared by several levels"),
+        (lambda: sleep.misclassification(), "a gaussian response is not of two levels"),
+        (lambda: births.misclassification(0.7), "rate=0.7; use a probability"),
+        (lambda: births.misclassification().worst("ages"), "parameter='ages'; use one of 'Inter"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
@@ -341,7 +373,7 @@ def test_pictures(births) -> None:
     np.testing.assert_allclose(widths, top["cooks_distance_all"])
     np.testing.assert_allclose(right.lines[1].get_xdata(), top["dfbetas(age)"])
     crossed = births.cross_validate("district")
-    points = gj.plots.held_out(crossed).collections[0].get_offsets()
+    points = np.asarray(gj.plots.held_out(crossed).collections[0].get_offsets())
     each = crossed.frame["log_density"] / crossed.frame["rows"]
     np.testing.assert_allclose(points[:, 0], np.sort(each))
     table = births.sensitivity("params")

@@ -143,13 +143,20 @@ def _groups(
     return found.first, refits(fit, codes, k) - parameter_names.flat(fit)
 
 
-def removed(fit: Fit, inverse: np.ndarray, codes: np.ndarray, k: int) -> leave_out.Without:
-    """`leave_out.without` for k groups, in NumPy arrays."""
+def removed(fit: Fit, inverse: np.ndarray, codes: np.ndarray, k: int) -> leave_out.Changed:
+    """`changed` for k groups that are left out."""
+    return changed(fit, inverse, codes, k, np.zeros(fit.model.n), np.asarray(fit.model.y))
+
+
+def changed(
+    fit: Fit, inverse: np.ndarray, codes: np.ndarray, k: int, weights: np.ndarray, y: np.ndarray
+) -> leave_out.Changed:
+    """`leave_out.changed` for k groups, in NumPy arrays."""
     asked = np.minimum(np.arange(bucket(k)), k - 1)  # one program for similar numbers of groups
     with engine():
         found = run(
-            leave_out.without, *derivatives.arguments(fit), jnp.asarray(inverse),
-            derivatives.member(fit, codes), asked, nagq=fit.nagq,
+            leave_out.changed, *derivatives.arguments(fit), jnp.asarray(inverse),
+            derivatives.member(fit, codes), asked, weights, y, nagq=fit.nagq,
             together=derivatives.together(fit),
         )  # fmt: skip
     return jax.tree.map(lambda a: np.asarray(a)[:k], found)

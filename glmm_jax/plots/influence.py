@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from glmm_jax.inference.cross_validation import CrossValidation
 from glmm_jax.inference.influence_table import Influence
+from glmm_jax.inference.misclassification import Misclassification
 from glmm_jax.plots import style
 
 
@@ -115,13 +116,23 @@ def sensitivity(
     return made
 
 
-def shifts(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """How far measurement error moves each parameter, in standard errors: of
-    `fit.measurement_error`."""
+def shifts(found: Misclassification | pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How far errors in the data move each parameter, in standard errors.
+
+    For `fit.misclassification` the expected change with two standard deviations over which answers
+    are flipped; for `fit.measurement_error` the change.
+    """
+    frame = found.frame if isinstance(found, Misclassification) else found
     place = np.arange(len(frame))[::-1]
     height = float(np.clip(0.34 * len(frame) + 1.0, 2.0, 9.0))
     (made,) = style.panels(ax, ["change"], (5.2, height))
     centre = frame["change_in_se"].to_numpy()
+    if "sd" in frame:
+        error = frame["std_error"].to_numpy()
+        half = 2 * np.divide(
+            frame["sd"].to_numpy(), error, out=np.full(len(frame), np.nan), where=error > 0
+        )
+        made.hlines(place, centre - half, centre + half, color=style.BLUE, linewidth=1.4)
     made.plot(centre, place, "o", color=style.BLUE, markersize=5, gid="changes")
     made.axvline(0.0, color=style.INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     made.set_yticks(place, [str(name) for name in frame.index])
