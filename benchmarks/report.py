@@ -236,6 +236,23 @@ def derivatives(results: dict[str, Any]) -> str:
     return rows_of(head, body)
 
 
+def influence(results: dict[str, Any]) -> str:
+    """Influence without refits beside refits, and where first order fails."""
+    body, failures = [], []
+    for case in results["cases"]:
+        for name, times in case["cpu"].items():
+            body.append([case["case"], name, seconds(times["first"]), seconds(times["median"])])
+        for one in case.get("first_order_fails", []):
+            shown = ("move", "nonlinearity", "first-order", "second-order")
+            failures.append(
+                [case["case"], one["district"], str(one["rows"]), *(f"{one[k]:.3f}" for k in shown)]
+            )
+    head = ["case", "group", "rows", "move (standard errors)", "nonlinearity",
+            "error of first order", "of second"]  # fmt: skip
+    times = rows_of(["case", "task", "first call", "later calls"], body)
+    return f"{times}\n\nWhere first order is off by more than 5 %:\n\n{rows_of(head, failures)}"
+
+
 def coverage(results: dict[str, Any]) -> str:
     """How often intervals hold the true value, by parameter and method."""
     body = []
@@ -328,6 +345,7 @@ KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "many": ("Many models", many),
     "objectives": ("Cost of an objective", objectives),
     "derivatives": ("Derivatives of estimates", derivatives),
+    "influence": ("Influence without refits", influence),
     "coverage": ("Coverage of confidence intervals", coverage),
     "small_clusters": ("Small clusters of 0/1 data", small_clusters),
     "busy_core": ("With a core kept busy", busy_core),
