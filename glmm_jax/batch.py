@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from glmm_jax.estimate import MAX_STEPS, Estimate, checked, estimate, program
+from glmm_jax.estimate import MAX_STEPS, PRECISE, Estimate, checked, estimate, program
 from glmm_jax.model import Model, Params
 from glmm_jax.optimize.first_order import FirstOrder
 
@@ -133,7 +133,10 @@ def lanes_program(
     def share(model: Model, block: tuple[Lanes, Params | None], count: jax.Array) -> Estimate:
         def one(lane: tuple[Lanes, Params | None]) -> Estimate:
             here = replace(model, **lane[0])
-            found = program(here, lane[1], nagq=nagq, method=method, max_steps=max_steps, reml=reml)
+            with PRECISE():
+                found = program(
+                    here, lane[1], nagq=nagq, method=method, max_steps=max_steps, reml=reml
+                )
             return replace(found, u=jnp.zeros(0, found.u.dtype))
 
         def slab(i: jax.Array) -> Any:

@@ -48,6 +48,7 @@ LARGEST_SLAB = 1 << 16  # numbers in one array of the lanes side by side, on a C
 
 DTYPES = ("float64", "float32")
 
+BROKEN = (Status.NOT_FINITE, Status.MODE_FAILED)
 UNFINISHED = (Status.STEP_LIMIT,)
 FAILED = (Status.SADDLE, Status.STALLED, Status.NOT_FINITE, Status.MODE_FAILED)
 
@@ -152,8 +153,8 @@ def estimate_lanes(
     devices : see `plan`.
     told : called with how many lanes a block has done, and at the end with how many failed.
     dtype : "float32" for a search in single precision, from the end of which one in double
-        precision goes on to its own certificate; a lane that failed in single precision begins in
-        double precision anew.
+        precision goes on to its own certificate; a lane that is not finite in single precision
+        begins anew, in double precision from cautious values.
     """
     B = jax.tree.leaves(lanes)[0].shape[0]
     with engine():
@@ -161,9 +162,7 @@ def estimate_lanes(
         how = plan(model, lanes, devices)
         given = None if start is None else _repeated(start, B)
         if dtype == "float32":
-            small = [_cast(tree, np.float32) for tree in (model, lanes, given)]
-            rough = _passes(small[0], small[1], small[2], settings, how)
-            given = _cast(rough.params, np.float64)
+            given = _rough(model, lanes, given, settings, how)
         found = _passes(model, lanes, given, settings, how, told)
     if told is not None:
         told(0, int(np.sum(np.isin(found.status, (*UNFINISHED, *FAILED)))))
@@ -192,9 +191,32 @@ def _cast(tree: Any, dtype: Any) -> Any:
 
     def one(a: Any) -> np.ndarray:
         array = np.asarray(a)
-        return array.astype(dtype) if array.dtype.kind == "f" else array
+        # Too large a number is infinite in single precision: its lane fails, and begins anew.
+        with np.errstate(over="ignore"):
+            return array.astype(dtype) if array.dtype.kind == "f" else array
 
     return jax.tree.map(one, tree)
+
+
+def _rough(
+    model: Model, lanes: Lanes, given: Params | None, settings: dict[str, Any], how: Plan
+) -> Params:
+    """Where a first pass in single precision ends, and cautious values for lanes it fails.
+
+    There is no second pass: what is not finished is finished in double precision.
+    """
+    B = jax.tree.leaves(lanes)[0].shape[0]
+    small = [_cast(tree, np.float32) for tree in (model, lanes, given)]
+    first = {**settings, "max_steps": min(how.steps, settings["max_steps"])}
+    found = _run(small[0], small[1], small[2], np.arange(B), how, first)
+    params = _cast(found.params, np.float64)
+    finite = [np.isfinite(a).reshape(B, -1).all(axis=1) for a in jax.tree.leaves(params)]
+    broken = ~np.all(finite, axis=0) | np.isin(found.status, BROKEN)
+    left = np.flatnonzero(broken)
+    if left.size:
+        begin = _cautious(model, lanes, left)
+        jax.tree.map(lambda a, b: a.__setitem__(left, b), params, begin)
+    return params
 
 
 def _passes(

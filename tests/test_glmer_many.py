@@ -218,6 +218,19 @@ def test_a_search_in_single_precision_ends_where_the_other_does(
     np.testing.assert_allclose(found.models["llf"], fits.models["llf"], rtol=1e-11)
     np.testing.assert_allclose(found.columns.estimates, fits.columns.estimates, atol=1e-5)
     np.testing.assert_allclose(found.columns.errors, fits.columns.errors, rtol=1e-4)
+    # Counts beyond the integers and beyond the numbers of single precision.
+    rng = np.random.default_rng(9)
+    effect = (0.5 * rng.normal(size=GROUPS))[design["g"]]
+    large = np.round(np.exp(30 + 0.3 * design["x"] + effect))
+    other = counts.assign(gene0=large, gene1=1e20 * large)
+    there, here = (
+        glmer_many(FORMULA, design, "poisson", responses=other, dtype=dtype)
+        for dtype in ("float32", "float64")
+    )
+    assert there.converged[0] and there.converged[2:].all()
+    np.testing.assert_allclose(there.columns.estimates[0], here.columns.estimates[0], rtol=1e-5)
+    assert not there.converged[1] and not here.converged[1]
+    np.testing.assert_array_equal(there.columns.estimates[2:], found.columns.estimates[2:])
 
 
 # --- checkpoints and interruptions ----------------------------------------------------------------
