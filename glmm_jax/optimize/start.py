@@ -32,6 +32,10 @@ from glmm_jax.optimize.joint_step import joint_step, parameter_columns, with_gam
 TRIPS = 12
 LARGEST_CHANGE = 0.7  # of log Lambda_ii in one trip
 LARGEST_MOVE = 5.0  # of eta in one trip, in units of the link
+# Trips end when the next would change log Lambda_ii and the deviance by little of what then is left
+# to the search: the step that shows it is taken, and the one after is some thirty times smaller.
+CLOSE = 0.1
+NEAR = 10.0
 SMALLEST_PIVOT = 1e-2  # of Lambda, in units of `theta_scale`: below it the metric is that of this
 
 
@@ -187,7 +191,7 @@ def start(model: Model, scale: jax.Array, given: Params | None = None) -> Start:
         phi = dispersion(model, means, freedom)
         phi = with_gamma(model, phi, here, fraction * dgamma)
         params = Params(params.beta + fraction * dbeta, theta, phi)
-        go_on = ~((change < 0.02) & (decrement < 1e-2)) & jnp.isfinite(decrement)
+        go_on = ~((change < CLOSE) & (decrement < NEAR)) & jnp.isfinite(decrement)
         return params, u, go_on, trips + 1
 
     zero = jnp.zeros(model.q, model.y.dtype)
