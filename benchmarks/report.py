@@ -337,6 +337,37 @@ def neural_random_effects(results: dict[str, Any]) -> str:
     return f"{rows_of(head, body)}\n\n{foot}"
 
 
+def huge(results: dict[str, Any]) -> str:
+    """Fits beyond memory, a row for each call of each program."""
+    body = [
+        [
+            case, f"{engine} {call['version']}", call["solver"], call["call"],
+            seconds(call["wall"]), seconds(call["cpu"]),
+            f"{call['peak_mb']:,.0f} MiB", f"{call['llf']:.3f}", f"{entry['load']:.0f}",
+        ]
+        for case, engines in results["cases"].items()
+        for engine, entry in engines.items()
+        for call in entry["calls"]
+        if "llf" in call
+    ]  # fmt: skip
+    head = ["case", "program", "solver", "call", "time", "CPU", "peak memory", "logLik", "load"]
+    return rows_of(head, body)
+
+
+def many_gpu(results: dict[str, Any]) -> str:
+    """Many models on an accelerator, a row for each call."""
+    body = [
+        [
+            run["what"], run["dtype"], f"{run['models']:,}",
+            seconds(run["seconds"]) + ", compiling" * run["first"],
+            f"{run['models_per_second']:,.0f}",
+        ]
+        for run in results["runs"]
+    ]  # fmt: skip
+    head = ["what", "precision of the search", "models", "time", "models / s"]
+    return f"{results['device']['kind']}\n\n{rows_of(head, body)}"
+
+
 KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "single_fits": ("Single fits", single_fits),
     "cold_start": ("Fresh processes", cold_start),
@@ -349,6 +380,8 @@ KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "coverage": ("Coverage of confidence intervals", coverage),
     "small_clusters": ("Small clusters of 0/1 data", small_clusters),
     "busy_core": ("With a core kept busy", busy_core),
+    "huge": ("Beyond memory", huge),
+    "many_gpu": ("Many models on an accelerator", many_gpu),
     "neural_random_effects": ("Networks with random effects", neural_random_effects),
 }
 
