@@ -118,7 +118,7 @@ def estimate(
     still = jax.lax.stop_gradient((model, start))
     with PRECISE():
         found = jax.lax.stop_gradient(program(*still, **settings))
-    return differentiable(found, model)
+        return differentiable(found, model)
 
 
 @jax.jit

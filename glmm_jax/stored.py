@@ -20,8 +20,10 @@ import os
 import pickle
 import platform
 import tempfile
+import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,23 +64,24 @@ def name_of(function: Any, arrays: Any, static: dict[str, Any], options: Any) ->
 
 def _described(value: Any) -> str:
     """A text that is the same for equal values in every process; arrays by shape and type."""
-    if value is None or isinstance(value, bool | int | float | str):
+    # Exact types: of a subclass, a user's prior as a named tuple say, the code may be anything.
+    if value is None or type(value) in (bool, int, float, str):
         return f"{type(value).__name__} {value!r}"
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         if not isinstance(value.dtype, np.dtype) or value.dtype.kind not in "biuf":
             raise _Unknown
         return f"{value.dtype}{value.shape}{getattr(value, 'weak_type', False)}"
-    if isinstance(value, tuple | list):
-        return f"{type(value).__name__}({', '.join(map(_described, value))})"
-    if isinstance(value, dict):
+    kind = type(value)
+    ours = kind.__module__.partition(".")[0] == PACKAGE
+    if kind in (tuple, list) or (ours and isinstance(value, tuple)):
+        return f"{kind.__qualname__}({', '.join(map(_described, value))})"
+    if kind is dict:
         items = (f"{_described(k)}: {_described(value[k])}" for k in sorted(value))
         return f"{{{', '.join(items)}}}"
-    kind = type(value)
     # Dataclasses that are compared by their fields: models, parameters, families, links, settings.
-    if dataclasses.is_dataclass(kind) and kind.__module__.partition(".")[0] == PACKAGE:
-        if kind.__eq__ is not object.__eq__:
-            fields = (_described(getattr(value, f.name)) for f in dataclasses.fields(kind))
-            return f"{kind.__module__}.{kind.__qualname__}({', '.join(fields)})"
+    if ours and dataclasses.is_dataclass(kind) and kind.__eq__ is not object.__eq__:
+        fields = (_described(getattr(value, f.name)) for f in dataclasses.fields(kind))
+        return f"{kind.__module__}.{kind.__qualname__}({', '.join(fields)})"
     raise _Unknown
 
 
@@ -108,7 +111,7 @@ def _processor() -> str:
 
 
 def save(folder: Path, name: str, compiled: Any) -> None:
-    """Keep a program in a folder, which is made if need be.
+    """Keep a program in a folder, which is made if need be; a warning where it cannot be written.
 
     A program that holds arrays of its own cannot be kept, and is not.
     """
@@ -119,27 +122,41 @@ def save(folder: Path, name: str, compiled: Any) -> None:
     # Trees of classes cannot be pickled, but instances with their leaves numbered can.
     numbered = jax.tree.unflatten(tree, range(tree.num_leaves))
     contents = zlib.compress(pickle.dumps((executable, numbered)), 1)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=folder)
-    with os.fdopen(handle, "wb") as file:
-        file.write(hashlib.sha256(contents).digest() + contents)
-    os.replace(part, folder / name)
-    kept = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
-    for path in kept[:-MOST_FILES]:
-        path.unlink(missing_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=folder)
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(contents).digest() + contents)
+        os.replace(part, folder / name)
+        found = list(folder.glob(f"*{SUFFIX}"))
+        if len(found) > MOST_FILES:
+            for path in sorted(found, key=lambda path: path.stat().st_mtime)[:-MOST_FILES]:
+                path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return  # another process, tidying up as well, was first
+    except OSError as error:
+        warnings.warn(
+            f"The compiled program could not be kept in {folder}: {error}. The fit is not "
+            "affected; GLMM_JAX_CACHE names another folder, or switches this off ('off')",
+            stacklevel=2,
+        )
 
 
 def load(folder: Path, name: str, arrays: tuple[Any, ...]) -> Callable[..., Any] | None:
     """A program from a folder, to be called with arrays such as these; None if it is not there."""
     path = folder / name
-    if not path.exists() or not _own(path):
+    try:
+        if not _own(path):
+            return None
+        whole = path.read_bytes()
+    except FileNotFoundError:
         return None
-    whole = path.read_bytes()
     if hashlib.sha256(whole[32:]).digest() != whole[:32]:
         return None
     executable, numbered = pickle.loads(zlib.decompress(whole[32:]))
     _register_lapack()
-    os.utime(path)
+    with suppress(OSError):  # a folder that cannot be written to is not tidied up either
+        os.utime(path)
     arguments = jax.tree.structure((arrays, {}))
     return serialize_executable.deserialize_and_load(
         executable, arguments, jax.tree.structure(numbered)

@@ -131,3 +131,11 @@ def test_groups_of_another_shape() -> None:
         batches.take(jnp.arange(3))
     with pytest.raises(ValueError, match="groups is float64"):
         batches.take(jnp.arange(4.0))
+
+
+def test_weights_of_a_batch_are_those_of_its_model() -> None:
+    model = designs.model(Design("scalar"))
+    loss = gj.marginal_nll(gj.group_batches(model, 4).take(jnp.arange(4)))
+    params = gj.Params(jnp.zeros(model.p), jnp.ones(model.m))
+    with pytest.raises(ValueError, match="weights= of a batch would count the rows that pad it"):
+        loss(params, weights=jnp.ones(3))

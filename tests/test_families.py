@@ -447,3 +447,11 @@ def test_start_of_the_dispersion_is_finite_where_the_means_fit_exactly(dtype):
         assert log_phi.dtype == dtype and np.isfinite(log_phi) and np.isfinite(jnp.exp(-log_phi))
     (log_phi,) = Gaussian().start_parameters(y, y + 2, y, None, 2.0)
     np.testing.assert_allclose(log_phi, np.log(24 / 4), rtol=1e-6)
+
+
+def test_a_density_over_the_parts_of_another_is_refused() -> None:
+    with pytest.raises(TypeError, match="define log_kernel, log_scale and log_base"):
+
+        class Doubled(families.Poisson):
+            def log_prob(self, y, eta, dispersion=None, size=None):
+                return 2.0 * super().log_prob(y, eta, dispersion, size)

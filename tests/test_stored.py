@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ PARAMS = Params(jnp.arange(3.0), jnp.ones(2), jnp.asarray(np.float64(0.5)))
 
 # Ten data sets of two sizes as the engine pads them: 97 to 112 and 113 to 128 rows, five to eight
 # levels. What is counted are JAX's own events: programs traced, compiled or read from its cache.
-SESSION = """
+TEN_FITS = """
 import json
 import jax
 import numpy as np
@@ -49,11 +49,11 @@ print("@@", json.dumps({"counts": counts, "llf": found}))
 """
 
 
-def session(folder: Path) -> dict[str, Any]:
+def ten_fits(folder: Path) -> dict[str, Any]:
     """The ten fits in a new process with a folder of programs."""
     kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(
-        [sys.executable, "-c", SESSION],
+        [sys.executable, "-c", TEN_FITS],
         env={**kept, "GLMM_JAX_CACHE": str(folder)},
         cwd=Path(__file__).parents[1],
         capture_output=True,
@@ -67,9 +67,9 @@ def session(folder: Path) -> dict[str, Any]:
 def test_ten_data_sets_need_two_programs_and_in_a_new_process_none(tmp_path: Path) -> None:
     assert len({bucket(n) for n in range(98, 128, 3)}) == 2
     assert {bucket(levels) for levels in range(5, 9)} == {8}
-    first = session(tmp_path)
+    first = ten_fits(tmp_path)
     assert first["counts"] == {"traced": 2, "compiled": 2}
-    again = session(tmp_path)
+    again = ten_fits(tmp_path)
     assert again["counts"] == {}
     assert again["llf"] == first["llf"]
 
@@ -132,7 +132,17 @@ def test_a_name_tells_programs_apart() -> None:
     assert name(arrays=(same,)) == names[0]
 
 
+class Penalty(NamedTuple):
+    """A user's penalty with a scale, whose code no name of a file could tell."""
+
+    sd: Any
+
+    def __call__(self, params: Params, model: Any) -> jax.Array:
+        return jnp.sum(params.beta**2) / self.sd**2
+
+
 def test_what_cannot_be_described_has_no_name() -> None:
+    assert stored.name_of(FUNCTION, ((Penalty(jnp.ones(())),),), {}, True) is None
     link = links.custom(lambda eta: jax.nn.sigmoid(eta), "mine", (0.0, 1.0))
     assert stored.name_of(FUNCTION, (PARAMS,), {"family": families.Bernoulli(link)}, True) is None
     assert stored.name_of(FUNCTION, (PARAMS,), {"prior": lambda p, m: 0.0}, True) is None

@@ -46,6 +46,11 @@ def marginal_nll(model: Model | Batch, nagq: int = 1) -> Callable[..., jax.Array
     objective.check(rows, nagq)
 
     def nll(params: Params, **arrays: Any) -> jax.Array:
+        if "weights" in arrays and isinstance(model, Batch):
+            raise ValueError(
+                "weights= of a batch would count the rows that pad it; give the model its weights "
+                "before group_batches"
+            )
         return 0.5 * scale * objective.deviance(params, rows.replace(**arrays), nagq)
 
     return nll

@@ -65,6 +65,16 @@ class Family:
     canonical_link: ClassVar[str | None] = None
     mean_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # closed
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuse a `log_prob` over a parent whose parts the iterations would use instead."""
+        super().__init_subclass__(**options)
+        inherited = "log_kernel" not in vars(cls) and cls.log_kernel is not Family.log_kernel
+        if "log_prob" in vars(cls) and inherited:
+            raise TypeError(
+                f"{cls.__name__} defines log_prob, but iterations use the parts of its parent's; "
+                "define log_kernel, log_scale and log_base, or derive from Family"
+            )
+
     def __init__(self, link: str | Link | None = None):
         chosen = self.default_link if link is None else links.get(link)
         # A link of the caller's own bears the caller's responsibility for its range.

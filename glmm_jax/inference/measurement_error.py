@@ -105,10 +105,10 @@ def second_derivatives(
     derivatives along a direction as the largest group has units, and each exact.
     """
     n, size = fit.nobs, fit.model.n
-    member = np.zeros((n, unit.max() + 1))
-    member[np.arange(n), unit] = 1.0
-    moves = -inverse @ (local.mixed[:, :n] @ member)  # psi' of each unit, (P, units)
-    first = np.zeros(len(member[0]), int)
+    sums = np.zeros((unit.max() + 1, fit.df))
+    np.add.at(sums, unit, np.asarray(local.mixed)[:, :n].T)
+    moves = -inverse @ sums.T  # psi' of each unit, (P, units)
+    first = np.zeros(len(sums), int)
     first[unit] = outer
     place = np.zeros(len(first), int)
     for group in np.unique(first):
@@ -117,7 +117,7 @@ def second_derivatives(
     colours = np.zeros((place.max() + 1, size))
     np.add.at(colours, (place[unit], np.arange(n)), 1.0)
     carried = np.zeros((fit.df, size))
-    carried[:, :n] = moves @ member.T
+    carried[:, :n] = moves[:, unit]
     with engine():
         found = run(
             sensitivity.second, *derivatives.arguments(fit), rates, bends, jnp.asarray(colours),
