@@ -111,10 +111,10 @@ def on_device(cpu: dict[str, Any], other: dict[str, Any]) -> str:
     device = other["versions"][OURS].get("device", "another device")
     known = {case["case"]: case["entries"][OURS].get("median") for case in cpu["cases"]}
     body = [
-        [case["title"], f"{case['rows']:,}", seconds(known[case["case"]]),
+        [case["title"], f"{case['rows']:,}", seconds(known.get(case["case"])),
          seconds(case["entries"][OURS].get("median")), seconds(case["entries"][OURS].get("first"))]
         for case in other["cases"]
-        if known.get(case["case"])
+        if case["entries"][OURS].get("median") and not case.get("series")
     ]  # fmt: skip
     head = ["case", "rows", "CPU, later calls", f"{device}, later calls", "its first call"]
     return rows_of(head, body)

@@ -90,9 +90,11 @@ def glmer_many(
         `np.exp(fits.dispersion["log(phi)"])`.
     dtype : "float64", or "float32" for a search in single precision. Estimates, certificates and
         standard errors are then made in double precision from where that search ended, so that
-        they are those of "float64" to its tolerance. Meant for GPUs.
+        they are those of "float64" to its tolerance. For devices that are slow in double
+        precision: an H100 gains nothing, a CPU loses.
     devices : None for all devices that JAX sees, or a list of `jax.devices()`.
-    chunk_size : number of models held in memory at once; None for as many as make 128 MB.
+    chunk_size : number of models fitted at once, the next chunk being prepared meanwhile; None
+        for as many as make 128 MB.
     checkpoint : folder for finished chunks. A run that was killed goes on from it when called with
         the same arguments; see `many.checkpoint`.
     progress : whether to show a bar with models per second and failures so far: True, False, or
