@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import jax
@@ -31,7 +30,7 @@ from glmm_jax.estimate import Estimate
 from glmm_jax.model import Model, Params, unflatten
 from glmm_jax.optimize import start as starting
 from glmm_jax.runtime import engine, run
-from glmm_jax.sharding import listed
+from glmm_jax.sharding import listed, mesh_of
 from glmm_jax.status import Status
 
 FIRST_STEPS = 24  # evaluations of the gradient in the first pass; the usual fit takes 5 to 18
@@ -94,9 +93,9 @@ def plan(model: Model, lanes: Lanes, devices: Any = None) -> Plan:
     if len(chosen) == 1:
         # Two for an accelerator: one block is copied there while another is computed.
         threads = _cores() if cpu else 2
-        mesh = None if chosen[0] == jax.local_devices()[0] else _mesh(chosen)
+        mesh = None if chosen[0] == jax.local_devices()[0] else mesh_of(chosen, AXIS)
         return Plan(block, together, threads, quick, steps, mesh)
-    return Plan(block * len(chosen), together, 1, quick, steps, _mesh(chosen))
+    return Plan(block * len(chosen), together, 1, quick, steps, mesh_of(chosen, AXIS))
 
 
 def _for_the_rest(how: Plan) -> Plan:
@@ -115,11 +114,6 @@ def lanes_at_once(devices: Any = None) -> int:
     """
     chosen = listed(devices)
     return len(chosen) * (BLOCK if chosen[0].platform == "cpu" else ACCELERATOR_BLOCK)
-
-
-@cache
-def _mesh(devices: tuple[Any, ...]) -> Mesh:
-    return Mesh(np.array(devices), (AXIS,))
 
 
 def _power_below(size: int) -> int:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax import implicit, pirls
+from glmm_jax.information import side_by_side
 from glmm_jax.model import Model, Params, check, flatten, unflatten
 from glmm_jax.objective import marginal as objective
 from glmm_jax.optimize import boundary
@@ -22,8 +23,6 @@ from glmm_jax.optimize.quasi_newton import NEGATIVE, Minimum, minimise
 from glmm_jax.status import Status
 
 MAX_STEPS = 500
-# Hessian columns are computed side by side up to this many numbers, one after another beyond.
-LARGEST_BATCH = 2_000_000
 # Step in scaled parameters for differences of the gradient, about a tenth of a standard error where
 # the iterative solver is for: the error is below 1e-5 of the Hessian.
 DIFFERENCE = 1e-3
@@ -275,8 +274,7 @@ def program(
             ahead, behind = jnp.split(jax.lax.map(lambda h: evaluate(x + h, aux)[1], steps), 2)
             H = (ahead - behind) / (2.0 * DIFFERENCE)
             return 0.5 * (H + H.T)
-        together = model.n * x.shape[0] <= LARGEST_BATCH
-        H = jax.vmap(column)(eye) if together else jax.lax.map(column, eye)
+        H = side_by_side(column, eye, model.n)
         return 0.5 * (H + H.T)
 
     def canonical(x: jax.Array) -> jax.Array:

@@ -25,6 +25,17 @@ from glmm_jax.optimize import boundary
 LARGEST_BATCH = 2_000_000
 
 
+def side_by_side(function: Any, directions: Any, size: int) -> Any:
+    """A function of one direction for each of several, side by side while there is room.
+
+    Parameters: directions, arrays with an axis of them in front; size, numbers that each takes.
+    """
+    count = jax.tree.leaves(directions)[0].shape[0]
+    if count * size <= LARGEST_BATCH:
+        return jax.vmap(function)(directions)
+    return jax.lax.map(function, directions)
+
+
 def hessian(params: Params, model: Model, nagq: int = 1, reml: bool = False) -> jax.Array:
     """Hessian of the deviance in (beta, theta, log phi), (P, P), in the order of `model.flatten`.
 
@@ -89,9 +100,7 @@ def _hessian(params: Params, model: Model, *, nagq: int, reml: bool) -> jax.Arra
         slope = jax.grad(lambda x: objective.profiled(x, model, mode, nagq, reml))
         return jax.jvp(slope, (x,), (v,))[1]
 
-    eye = jnp.eye(x.shape[0], dtype=x.dtype)
-    together = model.n * x.shape[0] <= LARGEST_BATCH
-    H = jax.vmap(along)(eye) if together else jax.lax.map(along, eye)
+    H = side_by_side(along, jnp.eye(x.shape[0], dtype=x.dtype), model.n)
     H = 0.5 * (H + H.T)
     if not joint:
         return H

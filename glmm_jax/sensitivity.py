@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glmm_jax.estimate import LARGEST_BATCH
+from glmm_jax.information import side_by_side
 from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective.marginal import marginal
 from glmm_jax.pirls import linear_predictor, mode_from
@@ -90,14 +90,6 @@ def _value(model: Model, rates: Rates, u: jax.Array, nagq: int, bends: Rates | N
     return value
 
 
-def _along(function: Any, directions: Any, size: int) -> Any:
-    """A function of one direction for each of several, side by side while there is room."""
-    count = jax.tree.leaves(directions)[0].shape[0]
-    if count * size <= LARGEST_BATCH:
-        return jax.vmap(function)(directions)
-    return jax.lax.map(function, directions)
-
-
 @partial(jax.jit, static_argnames="nagq")
 def local(params: Params, model: Model, u: jax.Array, rates: Rates, *, nagq: int) -> Local:
     """The derivatives from which those of the estimate follow.
@@ -111,7 +103,7 @@ def local(params: Params, model: Model, u: jax.Array, rates: Rates, *, nagq: int
     def column(v: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.jvp(lambda x: gradient(x, delta), (psi,), (v,))[1]
 
-    H, C = _along(column, jnp.eye(psi.size, dtype=psi.dtype), model.n)
+    H, C = side_by_side(column, jnp.eye(psi.size, dtype=psi.dtype), model.n)
     return Local(here, 0.5 * (H + H.T), C, slope)
 
 

@@ -39,7 +39,7 @@ def shard_rows(model: Model, devices: Any = None) -> Model:
     ValueError : devices that are none.
     """
     chosen = listed(devices)
-    mesh = _mesh(chosen)
+    mesh = mesh_of(chosen)
     n = model.n
     added = -n % len(chosen)
     by_row = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -83,5 +83,6 @@ def listed(devices: Any) -> tuple[Any, ...]:
 
 
 @cache
-def _mesh(devices: tuple[Any, ...]) -> Mesh:
-    return Mesh(np.array(devices), (AXIS,))
+def mesh_of(devices: tuple[Any, ...], axis: str = AXIS) -> Mesh:
+    """Devices in a row along one axis."""
+    return Mesh(np.array(devices), (axis,))
