@@ -153,7 +153,7 @@ def test_correlations_of_the_fixed_effects_on_request() -> None:
 
 
 def _observed(fit: Fit) -> Fit:
-    return replace(fit, model=replace(fit.model, curvature="observed"))
+    return replace(fit, numbers=replace(fit.numbers, curvature="observed"))
 
 
 def test_nagq_zero_and_observed_information_are_named() -> None:

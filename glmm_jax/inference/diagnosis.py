@@ -71,8 +71,8 @@ def warnings(fit: Fit) -> tuple[str, ...]:
             f"{', '.join(fit.frame.dropped_columns)}."
         )
     if fit.status is not Status.SEPARATION:
-        found += _flat_directions(fit)
-        found += _undetermined(fit)
+        # A correlation that is not determined makes a flat direction, and is the plainer sentence.
+        found += _undetermined(fit) or _flat_directions(fit)
         found += _at_limits(fit)
         found += _approximation(fit)
     if fit.call.settled is False:
