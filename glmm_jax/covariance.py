@@ -95,6 +95,14 @@ def _triangle(columns: int) -> tuple[np.ndarray, np.ndarray]:
     return row, column
 
 
+@cache
+def _placement(covariance: Linear) -> np.ndarray:
+    """Which element of Lambda, (k k,), each parameter is, (size, k k): zeros and ones."""
+    row, column = covariance.entries()
+    k = covariance.columns
+    return (np.arange(k * k) == (row * k + column)[:, None]).astype(float)
+
+
 Linear = Full | Diagonal
 Structured = CompoundSymmetry | AR1
 Covariance = Linear | Structured
@@ -106,9 +114,8 @@ def factor(covariance: Covariance, theta: jax.Array) -> jax.Array:
     """Lambda of one term, (k, k) lower triangular, from its parameters, (size,)."""
     if isinstance(covariance, Structured):
         return structured_factor(covariance, theta, jnp)
-    row, column = covariance.entries()
     k = covariance.columns
-    return jnp.zeros((k, k), theta.dtype).at[row, column].set(theta)
+    return (theta @ _placement(covariance).astype(theta.dtype)).reshape(k, k)
 
 
 def parameters(covariance: Covariance, Lambda: jax.Array) -> jax.Array:

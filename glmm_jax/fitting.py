@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax import families, nodes
-from glmm_jax.build import Placement, absorbs, adapted, arrange
+from glmm_jax.build import Placement, absorbs, adapted, arrange, bucket
 from glmm_jax.estimate import MAX_STEPS, Estimate, checked, program
 from glmm_jax.families.base import Family
 from glmm_jax.formula.frame import Frame, build_frame
 from glmm_jax.formula.relationship import read_relationships
 from glmm_jax.model import Model, Params
+from glmm_jax.packing import in_runs
 from glmm_jax.priors import listed
 from glmm_jax.progress import clock
 from glmm_jax.runtime import engine, run
@@ -148,7 +149,8 @@ def fit_frame(
         settings = checked(model, call.nagq, start, call.optimizer, call.max_steps, call.reml)
         if start is not None:
             start = jax.tree.map(lambda a: jnp.asarray(a, float), start)
-        found = run(program, model, start, stage=stage, **settings)
+        laid = in_runs(model, placement.n, bucket)
+        found = run(program, laid, start, stage=stage, **settings)
         # Waits for the program, which runs on while `run` has returned.
         found = jax.tree.map(np.asarray, found)
     return Fitted(model, placement, found)

@@ -285,15 +285,14 @@ def _by_term(
 ) -> jax.Array:
     """theta, (m,), put together from what `own` makes of each term: of its kind, of what is held
     for its grouping factor, and of the term's columns there."""
-    theta = jnp.zeros(model.m, held[0].dtype)
+    parts = {}
     for terms, of_factor in zip(model.terms, held, strict=True):
         first = 0
         for term in terms:
             columns = slice(first, first + term.covariance.columns)
-            part = own(term.covariance, of_factor, columns)
-            theta = theta.at[term.start : term.stop].set(part)
+            parts[term.start] = own(term.covariance, of_factor, columns)
             first = columns.stop
-    return theta
+    return jnp.concatenate([parts[start] for start in sorted(parts)])
 
 
 def in_order(model: Model) -> list[Term]:

@@ -44,7 +44,7 @@ PROBES = 48  # sign vectors of the iterative solver
     data_fields=[
         "index", "edge_of_row", "edge_left", "edge_right", "fill", "pairs", "roots", "seeds",
     ],
-    meta_fields=["levels", "columns", "eliminated", "solver", "rectangles"],
+    meta_fields=["levels", "columns", "eliminated", "solver", "rectangles", "run"],
 )  # fmt: skip
 @dataclass(frozen=True)
 class Structure:
@@ -67,8 +67,8 @@ class Structure:
         seeds         (probes,) int32: of the sign vectors that estimate log|H|, see `linalg.sparse`
     Static: levels and columns per factor, the number eliminated, the solver ("schur"; "iterative",
     which forms no remainder; "dense", which ignores the pattern and serves as the reference), and
-    the rectangles in which the rows lie by the levels of the first factor, see `packing`; () where
-    they lie in any order.
+    how the rows lie by the levels of the first factor, see `packing`: in rectangles, or in runs of
+    so many rows of one level; () and 1 where they lie in any order.
     """
 
     index: tuple[jax.Array, ...]
@@ -83,11 +83,17 @@ class Structure:
     solver: str = "schur"
     roots: dict[str, jax.Array] = field(default_factory=dict)
     rectangles: tuple[tuple[int, int], ...] = ()
+    run: int = 1
     seeds: jax.Array | None = None
 
-    def layout(self, f: int) -> tuple[tuple[int, int], ...]:
-        """The rectangles in which the rows lie by the levels of factor f, () for none."""
-        return self.rectangles if f == 0 else ()
+    def layout(self, f: int, g: int | None = None) -> tuple[tuple[int, int], ...] | int:
+        """How the rows lie by the levels of factor f, or by its couplings with a later factor g.
+
+        The first factor is nested in all that are eliminated: a run of its rows is one of theirs.
+        """
+        if self.run > 1 and max(f, g or 0) < self.eliminated:
+            return self.run
+        return self.rectangles if f == 0 and g is None else ()
 
     @property
     def q(self) -> int:

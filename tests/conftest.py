@@ -22,11 +22,13 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).parent.parent
 
 # A test runs its program once or twice on small data: compiling it costs a thousand times what
-# running it does, and a quarter of that at this level of optimisation. The last option is the
-# package's own (see runtime.CAREFUL), for programs that the tests compile themselves. Processes
-# that a test starts inherit the variable.
+# running it does, and a quarter of that at this level of optimisation. Sums in several stages, a
+# kernel for each, would be a fifth of the rest. The last option is the package's own (see
+# runtime.CAREFUL), for programs that the tests compile themselves. Processes that a test starts
+# inherit the variable.
 UNOPTIMISED = (
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_disable_hlo_passes=tree_reduction_rewriter --xla_cpu_parallel_codegen_split_count=1"
     " --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
 )
 if jaxlib.version.__version_info__ < (0, 11):  # XLA ends a process that names a flag it has lost

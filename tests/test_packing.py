@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from designs import Design
 
-from glmm_jax import structure
+from glmm_jax import packing, structure
 from glmm_jax.build import bucket
 from glmm_jax.linalg.segments import take, total
 from glmm_jax.objective.marginal import deviance
-from glmm_jax.packing import LARGEST_WASTE, MOST, _cells, _rectangles, packed
+from glmm_jax.packing import LARGEST_WASTE, MOST, RUNS, _cells, _rectangles, in_runs, packed
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def test_rectangles_hold_every_row_once(counts: list[int]) -> None:
     ("name", "family", "nagq"),
     [("slope", "bernoulli", 3), ("nested_and_crossed", "poisson", 1)],
 )
-def test_deviance_and_gradient_are_those_of_the_dense_twin(
-    name: str, family: str, nagq: int
+def test_deviance_and_gradient_are_those_of_any_order(
+    name: str, family: str, nagq: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And of the rows in their own order; the second has nested and crossed factors."""
+    """In rectangles and in runs; the second has nested and crossed factors."""
     link = {"bernoulli": "logit", "poisson": "log"}[family]
     design = Design(name, family, link, offset=True)
     model, params = designs.model(design), designs.params(design)
@@ -55,11 +55,13 @@ def test_deviance_and_gradient_are_those_of_the_dense_twin(
     other, position = found
     assert other.n <= LARGEST_WASTE * weights.sum()
     assert sorted(position[position >= 0]) == list(np.flatnonzero(weights > 0))
-    twin = other.replace(structure=structure.dense(other.structure))
+    monkeypatch.setattr(packing, "INDEXED", 1e6)
+    runs = in_runs(model, model.n, lambda size: size + 8)
+    assert runs.structure.run in RUNS and runs.n > model.n
     both = jax.jit(jax.value_and_grad(deviance), static_argnums=2)
-    value, gradient = both(params, other, nagq)
-    for reference in (model, twin) if nagq == 1 else (model,):
-        wanted, slope = both(params, reference, nagq)
+    wanted, slope = both(params, model, nagq)
+    for laid in (other, runs):
+        value, gradient = both(params, laid, nagq)
         np.testing.assert_allclose(value, wanted, rtol=1e-10)
         for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(slope), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)

@@ -102,7 +102,7 @@ def assemble_eliminated(
             name = f"{f},{g}"
             cells = structure.edge_left[name].shape[0]
             outer = _outer(Z[f], Z[g], weights)
-            summed = total(outer, structure.edge_of_row[name], cells)
+            summed = total(outer, structure.edge_of_row[name], cells, structure.layout(f, g))
             edges[name] = Lambda[f].T @ summed @ Lambda[g]
     return diagonal, edges
 
@@ -252,9 +252,8 @@ def _level_products(
 def _spread(blocks: jax.Array) -> jax.Array:
     """Block-diagonal matrix of (levels, k, k) blocks."""
     levels, k, _ = blocks.shape
-    position = jnp.arange(levels)
-    full = jnp.zeros((levels, k, levels, k), blocks.dtype)
-    return full.at[position, :, position, :].set(blocks).reshape(levels * k, levels * k)
+    own = jnp.eye(levels, dtype=bool)[:, None, :, None]
+    return jnp.where(own, blocks[:, :, None, :], 0.0).reshape(levels * k, levels * k)
 
 
 def _unfold(blocks: jax.Array, rows: int) -> jax.Array:

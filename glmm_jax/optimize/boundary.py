@@ -67,16 +67,21 @@ def separated(params: Params, model: Model, information: jax.Array) -> jax.Array
     gram = X.T @ (information[:, None] * X)
     sound = jnp.all(jnp.isfinite(gram))
     held, V = jnp.linalg.eigh(jnp.where(sound, gram, jnp.eye(model.p, dtype=X.dtype)))
-    moved = jnp.where(used[:, None], jnp.abs(X @ V), 0.0)
-    large = moved > 1e-3 * jnp.max(moved, axis=0)[None]
-    family = model.family
-    mean = jnp.sum(used * family.start_mean(model.y, model.size)) / jnp.sum(used)
-    eta = family.link.link(mean) * jnp.ones_like(model.y)
-    fresh = family.positive_information(model.y, eta, row_dispersion(params, model), model.size)
-    spent = information <= LITTLE * model.weights * jnp.minimum(fresh, 1.0)
-    # Many rare events together hold information that none of their rows does.
-    endless = jnp.all(spent[:, None] | ~large, axis=0) & (held <= LITTLE)
-    return sound & jnp.any(endless[None] & (jnp.abs(V) > 1e-3), axis=1)
+
+    def judged() -> jax.Array:
+        moved = jnp.where(used[:, None], jnp.abs(X @ V), 0.0)
+        large = moved > 1e-3 * jnp.max(moved, axis=0)[None]
+        family = model.family
+        mean = jnp.sum(used * family.start_mean(model.y, model.size)) / jnp.sum(used)
+        eta = family.link.link(mean) * jnp.ones_like(model.y)
+        fresh = family.positive_information(model.y, eta, row_dispersion(params, model), model.size)
+        spent = information <= LITTLE * model.weights * jnp.minimum(fresh, 1.0)
+        # Many rare events together hold information that none of their rows does.
+        endless = jnp.all(spent[:, None] | ~large, axis=0) & (held <= LITTLE)
+        return jnp.any(endless[None] & (jnp.abs(V) > 1e-3), axis=1)
+
+    suspect = sound & (held[0] <= LITTLE)
+    return jax.lax.cond(suspect, judged, lambda: jnp.zeros(model.p, bool))
 
 
 def unbounded(model: Model, hessian: jax.Array) -> jax.Array:

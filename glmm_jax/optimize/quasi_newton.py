@@ -105,7 +105,7 @@ def direction_from(
 ) -> jax.Array:
     """-B gradient, (P,), shortened so that no parameter moves by more than `LARGEST_MOVE` of its
     size, or of its natural one if that is more."""
-    d = -B @ gradient
+    d = -_product(B, gradient)
     excess = jnp.max(jnp.abs(d) / (LARGEST_MOVE * jnp.maximum(natural, jnp.abs(x))))
     return d / jnp.maximum(1.0, excess)
 
@@ -119,8 +119,16 @@ def updated(
     curved = move @ change
     update = wanted & (curved > 1e-10 * jnp.abs(move @ before)) & (curved > 0)
     rho = 1.0 / jnp.where(update, curved, 1.0)
-    V = jnp.eye(move.shape[0], dtype=move.dtype) - rho * jnp.outer(move, change)
-    return jnp.where(update, V @ B @ V.T + rho * jnp.outer(move, move), B)
+    bent = _product(B, change)
+    cross = rho * jnp.outer(move, bent)
+    square = rho * (1.0 + rho * (change @ bent)) * jnp.outer(move, move)
+    return jnp.where(update, B - cross - cross.T + square, B)
+
+
+def _product(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    """matrix @ vector for a few parameters: fused with what is around it, where XLA compiles and
+    starts a kernel for each product of matrices."""
+    return jnp.sum(matrix * vector[None, :], axis=1)
 
 
 def minimise(
@@ -161,13 +169,15 @@ def minimise(
         enough = value <= s.value + ARMIJO * predicted + slack * jnp.abs(s.value)
         # A gain that is lost in the rounding of the deviance is judged by the gradient alone.
         tiny = (jnp.abs(predicted) <= 1e-3) & (s.bend == 0)
-        closer = gradient @ (s.B @ gradient) <= 0.25 * (s.gradient @ (s.B @ s.gradient))
+        closer = gradient @ _product(s.B, gradient) <= 0.25 * (
+            s.gradient @ _product(s.B, s.gradient)
+        )
         lost = jnp.abs(predicted) <= slack * jnp.abs(s.value)
         accept = sound & (first | enough | (tiny & (closer | lost)))
         B = updated(s.B, move, s.gradient, gradient, accept & ~first)
         here = jnp.where(accept, x, s.x)
         here_gradient = jnp.where(accept, gradient, s.gradient)
-        decrement = 0.5 * here_gradient @ (B @ here_gradient)
+        decrement = 0.5 * here_gradient @ _product(B, here_gradient)
         # A quadratic through the two values and the slope, kept within a tenth and a half.
         fall = s.fraction * slope
         guess = -0.5 * fall / jnp.where(value - s.value - fall > 0, value - s.value - fall, 1.0)
@@ -204,14 +214,14 @@ def minimise(
         # An equivalent point has another mode and gradient: they are found before anything else.
         moved = jnp.any(turned != s.x)
         apart = turned - r.at
-        near = (r.smallest >= NEGATIVE) & (apart @ r.hessian @ apart <= NEAR)
+        near = (r.smallest >= NEGATIVE) & (apart @ _product(r.hessian, apart) <= NEAR)
         renew = ~moved & ~near
         H = jax.lax.cond(renew, lambda: hessian(s.x, s.aux), lambda: r.hessian)
         sound = jnp.all(jnp.isfinite(H))
         values, vectors = jnp.linalg.eigh(jnp.where(sound, H, jnp.eye(x.shape[0], dtype=x.dtype)))
         smallest = jnp.where(sound, values[0], jnp.nan)
         B = (vectors / jnp.maximum(jnp.abs(values), SMALLEST_CURVATURE)[None]) @ vectors.T
-        decrement = 0.5 * s.gradient @ (B @ s.gradient)
+        decrement = 0.5 * s.gradient @ _product(B, s.gradient)
         minimum = smallest >= NEGATIVE
         small = decrement <= jnp.maximum(FINAL_TOLERANCE, slack * jnp.abs(s.value))
         # One Newton step with the exact Hessian ends a search at rounding, not at a tolerance.

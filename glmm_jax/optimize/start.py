@@ -223,17 +223,12 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
         - model.offset
         + pirls.row_score(here, model, eta) / jnp.where(information > 0, information, 1.0)
     )
-    constant = family.link.link(jnp.sum(used * mean) / jnp.sum(used)) - model.offset
-    weights = jnp.stack([information, used])
-    gram = jnp.einsum("wn,ni,nj->wij", weights, model.X, model.X)
-    right = jnp.einsum("wn,wn,ni->wi", weights, jnp.stack([working, constant]), model.X)
-    lower = jnp.linalg.cholesky(gram)
-    fits = jax.vmap(lambda L, b: jax.scipy.linalg.cho_solve((L, True), b))(lower, right)
-    # Second choice, for links whose first step leaves their range: a constant mean.
-    values = [
-        pirls.log_density(here, model, model.X @ beta + model.offset) for beta in (fits[0], fits[1])
-    ]
-    beta = jnp.where(jnp.isfinite(values[0]), fits[0], fits[1])
+    beta = _least_squares(model.X, information, working)
+    if isinstance(family.link, Identity | Sqrt | Inverse | Custom):
+        # Second choice, for links whose first step leaves their range: a constant mean.
+        constant = family.link.link(jnp.sum(used * mean) / jnp.sum(used)) - model.offset
+        value = pirls.log_density(here, model, model.X @ beta + model.offset)
+        beta = jnp.where(jnp.isfinite(value), beta, _least_squares(model.X, used, constant))
     eta = model.X @ beta + model.offset
     phi = dispersion(model, eta, 0.0)
     here = Params(beta, nothing, phi)
@@ -249,6 +244,11 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
             own = covariance.independent(term.covariance, scale[part], spread / unit)
             theta = theta.at[part].set(own)
     return Params(beta, theta, phi)
+
+
+def _least_squares(X: jax.Array, weights: jax.Array, response: jax.Array) -> jax.Array:
+    lower = jnp.linalg.cholesky(X.T @ (weights[:, None] * X))
+    return jax.scipy.linalg.cho_solve((lower, True), (weights * response) @ X)
 
 
 def dispersion(model: Model, eta: jax.Array, lost: jax.Array | float) -> jax.Array | None:
