@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from glmm_jax.estimate import MAX_STEPS, PRECISE, Estimate, checked, estimate, program
+from glmm_jax.estimate import MAX_STEPS, PRECISE, Estimate, checked, estimated, program
 from glmm_jax.model import Model, Params
 from glmm_jax.optimize.first_order import FirstOrder
 
@@ -51,11 +51,11 @@ def estimate_many(
         `estimate` does not accept.
     """
     stack = models if isinstance(models, Model) else stacked(models)
-    checked(_first(stack), nagq, _first(start), optimizer, max_steps, reml)
+    settings = checked(_first(stack), nagq, _first(start), optimizer, max_steps, reml)
     _check_batch_size(batch_size)
 
     def one(lane: tuple[Model, Params | None]) -> Estimate:
-        return estimate(lane[0], nagq, lane[1], optimizer, max_steps, reml)
+        return estimated(*lane, **settings, lone=batch_size is None)
 
     return jax.lax.map(one, (stack, start), batch_size=batch_size)
 
@@ -92,12 +92,12 @@ def estimate_responses(
     ValueError : responses that are no array of floats (B, n), a batch_size that is no positive
         integer, or what `estimate` does not accept.
     """
-    checked(model, nagq, start, optimizer, max_steps, reml)
+    settings = checked(model, nagq, start, optimizer, max_steps, reml)
     _check_responses(model, responses)
     _check_batch_size(batch_size)
 
     def one(y: jax.Array) -> Estimate:
-        return estimate(replace(model, y=y), nagq, start, optimizer, max_steps, reml)
+        return estimated(replace(model, y=y), start, **settings, lone=batch_size is None)
 
     return jax.lax.map(one, responses, batch_size=batch_size)
 
@@ -135,8 +135,9 @@ def lanes_program(
             here = replace(model, **lane[0])
             with PRECISE():
                 found = program(
-                    here, lane[1], nagq=nagq, method=method, max_steps=max_steps, reml=reml
-                )
+                    here, lane[1], nagq=nagq, method=method, max_steps=max_steps, reml=reml,
+                    lone=together == 1,
+                )  # fmt: skip
             return replace(found, u=jnp.zeros(0, found.u.dtype))
 
         def slab(i: jax.Array) -> Any:

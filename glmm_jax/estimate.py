@@ -113,7 +113,11 @@ def estimate(
     ------
     ValueError : nagq, optimizer, max_steps or the shapes of `start` are not as above.
     """
-    settings = checked(model, nagq, start, optimizer, max_steps, reml)
+    return estimated(model, start, **checked(model, nagq, start, optimizer, max_steps, reml))
+
+
+def estimated(model: Model, start: Params | None, **settings: Any) -> Estimate:
+    """`estimate` with the static arguments of `program`."""
     still = jax.lax.stop_gradient((model, start))
     with PRECISE():
         found = jax.lax.stop_gradient(program(*still, **settings))
@@ -230,7 +234,7 @@ def checked(
     return {"nagq": nagq, "method": method, "max_steps": max_steps, "reml": reml}
 
 
-@partial(jax.jit, static_argnames=("nagq", "method", "max_steps", "reml"))
+@partial(jax.jit, static_argnames=("nagq", "method", "max_steps", "reml", "lone"))
 def program(
     model: Model,
     given: Params | None,
@@ -239,8 +243,10 @@ def program(
     method: FirstOrder,
     max_steps: int,
     reml: bool = False,
+    lone: bool = True,
 ) -> Estimate:
-    """What `estimate` compiles: start, search, certificate, as one program."""
+    """What `estimate` compiles: start, search, certificate, as one program; lone, whether no other
+    model is fitted beside this one (see `side_by_side`)."""
     constant = -2.0 * pirls.base_measure(model)
     model = replace(model, normalised=False)
     scale = starting.scales(model)
@@ -274,7 +280,7 @@ def program(
             ahead, behind = jnp.split(jax.lax.map(lambda h: evaluate(x + h, aux)[1], steps), 2)
             H = (ahead - behind) / (2.0 * DIFFERENCE)
             return 0.5 * (H + H.T)
-        H = side_by_side(column, eye, model.n)
+        H = side_by_side(column, eye, model.n, lone)
         return 0.5 * (H + H.T)
 
     def canonical(x: jax.Array) -> jax.Array:

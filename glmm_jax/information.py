@@ -25,13 +25,16 @@ from glmm_jax.optimize import boundary
 LARGEST_BATCH = 2_000_000
 
 
-def side_by_side(function: Any, directions: Any, size: int) -> Any:
+def side_by_side(function: Any, directions: Any, size: int, lone: bool = False) -> Any:
     """A function of one direction for each of several, side by side while there is room.
 
-    Parameters: directions, arrays with an axis of them in front; size, numbers that each takes.
+    Parameters: directions, arrays with an axis of them in front; size, numbers that each takes;
+    lone, whether nothing else is computed beside it. On a CPU the directions then come one after
+    another: a third of the memory or less in no more time (beside others an eighth more).
     """
     count = jax.tree.leaves(directions)[0].shape[0]
-    if count * size <= LARGEST_BATCH:
+    apart = lone and jax.default_backend() == "cpu"
+    if count * size <= LARGEST_BATCH and not apart:
         return jax.vmap(function)(directions)
     return jax.lax.map(function, directions)
 
