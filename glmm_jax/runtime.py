@@ -147,11 +147,31 @@ def _made(
         if compiled is not None:
             return compiled
     options = _options(quick, beside)
-    compiled = function.lower(*arrays, **static).compile(compiler_options=options)
+    lowered, hits = function.lower(*arrays, **static), _cache_hits()
+    compiled = lowered.compile(compiler_options=options)
     function.clear_cache()  # or JAX would keep what is dropped from `_programs`
-    if folder is not None and name is not None:
+    # What came out of JAX's cache is without its functions when it is kept once more.
+    if folder is not None and name is not None and _cache_hits() == hits:
         stored.save(folder, name, compiled)
     return compiled
+
+
+_hits = threading.local()
+
+
+def _cache_hits() -> int:
+    """How many programs JAX's cache has given to this thread since this was first asked."""
+    _count_hits()
+    return getattr(_hits, "count", 0)
+
+
+@cache
+def _count_hits() -> None:
+    def count(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            _hits.count = getattr(_hits, "count", 0) + 1
+
+    jax.monitoring.register_event_listener(count)
 
 
 def _whole_programs() -> Path | None:

@@ -42,6 +42,8 @@ def pytest_configure() -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
     jax.config.update("jax_compilation_cache_dir", folder)
+    # In the same folder the package keeps its programs whole: traced once for all processes.
+    os.environ.setdefault("GLMM_JAX_CACHE", folder)
     # JAX keeps only programs that took a second; here many take a tenth of that.
     seconds = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))

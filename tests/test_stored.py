@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glmm_jax import families, links, stored
+from glmm_jax import families, links, runtime, stored
 from glmm_jax.build import bucket
 from glmm_jax.model import Params, flatten
 from glmm_jax.optimize.first_order import FirstOrder
@@ -81,6 +82,26 @@ def test_a_program_comes_back_as_it_was(tmp_path: Path) -> None:
     assert loaded is not None
     np.testing.assert_array_equal(loaded(PARAMS), [0, 1, 2, 1, 1, 0.5])
     assert stored.load(tmp_path, "another", (PARAMS,)) is None
+
+
+def test_a_program_out_of_jaxs_cache_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XLA leaves its functions out when it is kept once more: it would load, and fail when run."""
+    kept = []
+    monkeypatch.setattr(runtime, "_whole_programs", lambda: tmp_path)
+    monkeypatch.setattr(stored, "name_of", lambda *_: "one")
+    monkeypatch.setattr(stored, "save", lambda *_: kept.append(True))
+    number = time.time_ns()  # no process has compiled this program
+    name = "jax_persistent_cache_min_compile_time_secs"
+    usual = jax.config.values[name]
+    jax.config.update(name, 0.0)
+    try:
+        for _ in range(2):
+            runtime._made(jax.jit(lambda x: x * number), (jnp.ones(3),), {}, True, False)
+    finally:
+        jax.config.update(name, usual)
+    assert len(kept) == 1
 
 
 def test_changed_files_and_those_that_others_may_write_are_not_read(tmp_path: Path) -> None:
