@@ -25,8 +25,7 @@ from designs import STRUCTURES, Design
 import glmm_jax as gj
 from glmm_jax import structure
 from glmm_jax.linalg import base, block_diagonal, dense, segments, variances
-from glmm_jax.model import Model, flatten, unflatten
-from glmm_jax.objective.marginal import deviance
+from glmm_jax.model import Model
 from glmm_jax.structure import Structure
 
 # The remainder is accumulated by the cheaper of two ways: each structure is tried with both.
@@ -105,17 +104,18 @@ def solution(pattern: Structure, Z, Lambda, weights, right):
     return base.logdet(factor), solved, base.solve(pattern, factor, right[:, 0]), blocks
 
 
-WITH_REMAINDER = [
-    name for name in STRUCTURES if name.startswith(("crossed", "nested_and", "diagonal_and"))
-]
+# Terms of one factor share its blocks: "two_terms" is "slope" here, "diagonal_and_full" is
+# "crossed_slopes".
+DISTINCT = [name for name in STRUCTURES if name not in ("two_terms", "diagonal_and_full", "nested")]
+WITH_REMAINDER = [name for name in DISTINCT if name.startswith(("crossed", "nested_and"))]
 
 
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        *((name, "product") for name in [*STRUCTURES, "sparse"]),
-        *((name, "pairs") for name in [*WITH_REMAINDER, "sparse"]),
-        *((name, "dense twin") for name in [*STRUCTURES, "sparse"]),
+        *((name, "product") for name in DISTINCT if name != "nested_and_crossed_twice"),
+        *((name, "pairs") for name in ("crossed_slopes", "nested_and_crossed_twice", "sparse")),
+        *((name, "dense twin") for name in ("slopes", "crossed_three")),
     ],
 )
 def test_logdet_solve_and_variances(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_products_with_Z_Lambda(name: str) -> None:
 
 
 def test_vmap_is_one_by_one() -> None:
-    one = system("crossed_three")
+    one = system("crossed")
     many = jnp.stack([one.weights, 2.0 * one.weights + 0.1, jnp.zeros_like(one.weights)])
 
     def of(weights):
@@ -170,13 +170,16 @@ def test_vmap_is_one_by_one() -> None:
         close(solved[i], np.linalg.solve(H, one.right))
 
 
-@pytest.mark.parametrize("name", ["scalar", "five_columns", "crossed_three"])
-def test_nan_where_not_definite(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("scalar", ""), ("five_columns", ""), ("crossed_three", ""), ("crossed_three", "dense twin")],
+)
+def test_nan_where_not_definite(name: str, way: str) -> None:
     one = system(name)
-    for arrays in (one.arrays, one.twin):
-        logdet, solved, _, _ = solution(*arrays[:3], -3.0 * jnp.abs(one.weights) - 1.0, one.right)
-        assert np.isnan(logdet)
-        assert np.isnan(solved).any()
+    arrays = one.twin if way == "dense twin" else one.arrays
+    logdet, solved, _, _ = solution(*arrays[:3], -3.0 * jnp.abs(one.weights) - 1.0, one.right)
+    assert np.isnan(logdet)
+    assert np.isnan(solved).any()
 
 
 # Derivatives
@@ -216,13 +219,11 @@ def derivatives(weights, t, Lambda, pattern, Z, right, mixes) -> dict[str, jax.A
 @pytest.mark.parametrize(
     ("name", "way", "mixes"),
     [
-        ("five_columns", "product", ("f", "r", "fr", "ffr")),
+        ("five_columns", "product", ("f", "r", "ffr")),
         ("nested_three", "product", ("fr",)),
-        ("crossed_slopes", "product", ("fr",)),
         ("crossed_slopes", "pairs", ("rr",)),
-        ("nested_and_crossed_twice", "pairs", ("fr",)),
-        ("crossed", "product", ("ff", "rr", "ffr")),
-        ("crossed", "dense twin", ("f", "r", "ff", "fr", "rf", "rr", "ffr")),
+        ("crossed", "product", ("rr", "ffr")),
+        ("crossed", "dense twin", ("f", "r", "rf", "rr", "ffr")),
     ],
 )
 def test_derivatives_in_the_weights(
@@ -257,9 +258,8 @@ def in_Lambda(Lambda, t, weights, pattern, Z, right):
     return jax.jvp(gradient, (Lambda,), (t,))
 
 
-@pytest.mark.parametrize("name", ["two_terms", "crossed_slopes"])
-def test_derivatives_in_Lambda_are_those_of_the_twin(name: str) -> None:
-    one = system(name)
+def test_derivatives_in_Lambda_are_those_of_the_twin() -> None:
+    one = system("crossed_slopes")
     t = jax.tree.map(lambda L: jnp.tril(jnp.cos(jnp.arange(L.size).reshape(L.shape))), one.Lambda)
     twin = structure.dense(one.structure)
     right = one.right[:, 1]
@@ -278,43 +278,6 @@ def test_derivatives_in_Lambda_are_those_of_the_twin(name: str) -> None:
     np.testing.assert_allclose(np.sum(slopes, axis=0), difference, rtol=1e-8)
 
 
-def test_hessian_of_the_deviance_with_a_dense_remainder() -> None:
-    """Reverse mode transposes the solves with the remainder; forward mode through that transpose
-    must see the remainder move. A rule that forgot it lost a term of the Hessian in silence."""
-    case = Design("crossed", "poisson", "log", offset=True, weights=True)
-    model = designs.model(case)
-    assert model.structure.rest
-    x = flatten(designs.params(case))
-
-    @jax.jit
-    def all_mixes(x):
-        def f(x):
-            return deviance(unflatten(x, model), model)
-
-        return {
-            "forward over reverse": jax.jacfwd(jax.grad(f))(x),
-            "reverse over reverse": jax.jacrev(jax.grad(f))(x),
-            "forward over forward": jax.jacfwd(jax.jacfwd(f))(x),
-        }
-
-    found = all_mixes(x)
-    hessian = np.asarray(found["forward over reverse"])
-    for other in found.values():
-        np.testing.assert_allclose(other, hessian, atol=1e-9 * np.abs(hessian).max(), rtol=0)
-
-    gradient = jax.jit(jax.grad(lambda x: deviance(unflatten(x, model), model)))
-    step = 1e-3  # of order four: an error of step^4 = 1e-12 relative, rounding of 1e-15 / step
-
-    def change(i: int, multiple: int) -> np.ndarray:
-        return np.asarray(gradient(x.at[i].add(multiple * step)))
-
-    differences = [
-        (8 * (change(i, 1) - change(i, -1)) - (change(i, 2) - change(i, -2))) / (12 * step)
-        for i in range(x.size)
-    ]
-    np.testing.assert_allclose(hessian, differences, atol=1e-8 * np.abs(hessian).max(), rtol=0)
-
-
 # Small blocks
 
 
@@ -324,7 +287,7 @@ def positive(*shape: int, seed: int = 1) -> np.ndarray:
     return root @ np.swapaxes(root, -1, -2) + 0.3 * np.eye(shape[-1])
 
 
-@pytest.mark.parametrize("k", range(1, 7))
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
 def test_blocks(k: int) -> None:
     blocks, right = positive(5, k), np.random.default_rng(2).normal(size=(5, k, 2))
     lower = block_diagonal.cholesky(jnp.asarray(blocks))
@@ -335,7 +298,7 @@ def test_blocks(k: int) -> None:
     close(block_diagonal.logdet(lower), np.linalg.slogdet(blocks)[1].sum(), 1e-13)
 
 
-@pytest.mark.parametrize("k", [2, 4, 5])
+@pytest.mark.parametrize("k", [3, 5])
 def test_derivatives_of_blocks(k: int) -> None:
     blocks, change = jnp.asarray(positive(3, k)), jnp.asarray(positive(3, k, seed=4))
 
@@ -348,7 +311,7 @@ def test_derivatives_of_blocks(k: int) -> None:
     close(second, -np.trace(step @ step, axis1=1, axis2=2).sum())
 
 
-@pytest.mark.parametrize("k", [1, 3, 6])
+@pytest.mark.parametrize("k", [1, 3, 5])
 def test_one_block_that_is_not_definite_leaves_the_others(k: int) -> None:
     blocks = positive(3, k)
     blocks[1] -= 2 * np.linalg.eigvalsh(blocks[1])[0] * np.eye(k)  # one eigenvalue turned negative
@@ -393,7 +356,7 @@ def test_dense_rules(what: str) -> None:
     @jax.jit
     def all_mixes(s):
         out = {}
-        for mix in ("f", "r", "ff", "fr", "rf", "rr", "fff", "ffr", "frr", "rfr", "rrr"):
+        for mix in ("f", "r", "ff", "fr", "rf", "rr", "ffr", "frr"):
             g = f
             for mode in reversed(mix):
                 g = jax.jacfwd(g) if mode == "f" else jax.jacrev(g)
