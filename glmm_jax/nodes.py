@@ -28,7 +28,7 @@ VECTOR = (1, 7, 15, 31, 61, quadrature.MOST_NODES)
 MOVED, GAINED = 1e-3, 1e-4
 
 
-class Local(NamedTuple):
+class ValueAndGradient(NamedTuple):
     """The deviance and its gradient, (P,), at an estimate, with some number of nodes."""
 
     value: float
@@ -54,11 +54,11 @@ def _admitted(model: Model, nodes: int) -> bool:
     return True
 
 
-def local(estimate: Estimate, model: Model, nodes: int) -> Local:
+def local(estimate: Estimate, model: Model, nodes: int) -> ValueAndGradient:
     """Deviance and gradient at an estimate with another number of nodes."""
     arguments = estimate.params, model, jnp.asarray(estimate.u)
     value, gradient = run(_value_and_gradient, *arguments, nagq=nodes)
-    return Local(float(value), np.asarray(gradient))
+    return ValueAndGradient(float(value), np.asarray(gradient))
 
 
 @partial(jax.jit, static_argnames=("nagq",))
@@ -70,7 +70,7 @@ def _value_and_gradient(params: Params, model: Model, u: jax.Array, *, nagq: int
     return jax.value_and_grad(value)(flatten(params))
 
 
-def same(first: Local, second: Local, hessian: np.ndarray) -> bool:
+def same(first: ValueAndGradient, second: ValueAndGradient, hessian: np.ndarray) -> bool:
     """Whether two numbers of nodes agree about the deviance to `GAINED` in the log-likelihood, and
     about the estimates: the Newton step by their difference moves none by `MOVED` standard errors.
 
@@ -93,7 +93,7 @@ def better(estimate: Estimate, model: Model, steps: tuple[int, ...]) -> int:
     # Where a variance is zero every number of nodes has the same value and, by symmetry, gradient:
     # whether it is the best place the curvature alone tells, which Laplace has wrong.
     least = int(steps[0] == 1 and bool(np.any(estimate.singular)))
-    last = Local(float(estimate.deviance), np.asarray(estimate.gradient))
+    last = ValueAndGradient(float(estimate.deviance), np.asarray(estimate.gradient))
     for i, nodes in enumerate(steps[1:]):
         here = local(estimate, model, nodes)
         if i >= least and same(last, here, hessian):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from designs import Design
+from jax.flatten_util import ravel_pytree
 
 import glmm_jax as gj
 from glmm_jax.model import Model, Params, lambdas
@@ -70,8 +71,8 @@ def test_gradients_of_a_network_with_a_head(model: Model, x: jax.Array, network:
         return network.head.nll(network(x), model)
 
     gradient = jax.jit(jax.grad(loss))(network)
-    flat, unravel = jax.flatten_util.ravel_pytree(network)
-    found, _ = jax.flatten_util.ravel_pytree(gradient)
+    flat, unravel = ravel_pytree(network)
+    found, _ = ravel_pytree(gradient)
     assert flat.size == 3 * HIDDEN + 1
     step = 1e-5
     for j, slope in enumerate(found):

@@ -19,7 +19,7 @@ print(json.dumps({
     "largest": float(found.dfbetas.abs().max().max()),
     "ratio": float((robust / model)["urban[T.Y]"]),
     "others": float((robust / model).drop("urban[T.Y]").max()),
-    "held out": [one.elpd, slopes.llf, gain, error],
+    "held out": [one.elpd, fit.llf, gain, error],
     "changes": compared.to_numpy().tolist(),
     "correlation": np.corrcoef(moves["district.Intercept"], sums["district.Intercept"])[0, 1],
     "converged": bool(many.converged.all()),

@@ -1,4 +1,8 @@
-"""From the Hessian of a deviance to the covariance of the estimates, for one model or for many."""
+"""From the Hessian of a deviance to the covariance of the estimates, for one model or for many.
+
+For tables: a flat direction is left out, so that what is determined keeps its standard errors. The
+pure `information.vcov`, which has derivatives, answers NaN there.
+"""
 
 from __future__ import annotations
 
