@@ -18,10 +18,26 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
+from glmm_jax.linalg import block_diagonal
+
 
 def cholesky(matrix: jax.Array) -> jax.Array:
     """Lower Cholesky factor of a symmetric matrix, (r, r), constant under differentiation."""
-    return jnp.linalg.cholesky(jax.lax.stop_gradient(matrix), symmetrize_input=False)
+    still = jax.lax.stop_gradient(matrix)
+    if _is_small(matrix):
+        return block_diagonal.cholesky(still)
+    return jnp.linalg.cholesky(still, symmetrize_input=False)
+
+
+def _is_small(matrix: jax.Array) -> bool:
+    return 0 < matrix.shape[0] <= block_diagonal.LARGEST_UNROLLED
+
+
+def _solved(lower: jax.Array, right: jax.Array) -> jax.Array:
+    """(L L')^-1 B, (r, columns)."""
+    if _is_small(lower):
+        return block_diagonal.solve_upper(lower, block_diagonal.solve_lower(lower, right))
+    return cho_solve((lower, True), right)
 
 
 @jax.custom_jvp
@@ -39,7 +55,7 @@ def _logdet_jvp(primals, tangents):
 @jax.custom_jvp
 def inverse(matrix: jax.Array, lower: jax.Array) -> jax.Array:
     """S^-1 from S and its Cholesky factor."""
-    return cho_solve((lower, True), jnp.eye(lower.shape[0], dtype=lower.dtype))
+    return _solved(lower, jnp.eye(lower.shape[0], dtype=lower.dtype))
 
 
 @inverse.defjvp
@@ -56,5 +72,5 @@ def solve(matrix: jax.Array, lower: jax.Array, right: jax.Array) -> jax.Array:
     transpose must know its derivative in S too, or second derivatives lose a term in silence.
     """
     return jax.lax.custom_linear_solve(
-        lambda x: matrix @ x, right, lambda _, b: cho_solve((lower, True), b), symmetric=True
+        lambda x: matrix @ x, right, lambda _, b: _solved(lower, b), symmetric=True
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from glmm_jax import covariance
+from glmm_jax.linalg.symmetric import spectrum
 from glmm_jax.model import Model, Params, in_order, row_dispersion
 
 # Rows of Lambda shorter than this, in natural units of eta, are no variance at all: the deviance
@@ -66,7 +67,7 @@ def separated(params: Params, model: Model, information: jax.Array) -> jax.Array
     X = model.X / size[None]
     gram = X.T @ (information[:, None] * X)
     sound = jnp.all(jnp.isfinite(gram))
-    held, V = jnp.linalg.eigh(jnp.where(sound, gram, jnp.eye(model.p, dtype=X.dtype)))
+    held, V = spectrum(jnp.where(sound, gram, jnp.eye(model.p, dtype=X.dtype)))
 
     def judged() -> jax.Array:
         moved = jnp.where(used[:, None], jnp.abs(X @ V), 0.0)
@@ -80,7 +81,7 @@ def separated(params: Params, model: Model, information: jax.Array) -> jax.Array
         endless = jnp.all(spent[:, None] | ~large, axis=0) & (held <= LITTLE)
         return jnp.any(endless[None] & (jnp.abs(V) > 1e-3), axis=1)
 
-    suspect = sound & (held[0] <= LITTLE)
+    suspect = sound & (jnp.min(held) <= LITTLE)
     return jax.lax.cond(suspect, judged, lambda: jnp.zeros(model.p, bool))
 
 
@@ -103,6 +104,6 @@ def unbounded(model: Model, hessian: jax.Array) -> jax.Array:
     place = hessian.shape[0] - model.d + at
     H = hessian[place[:, None], place]
     sound = jnp.all(jnp.isfinite(H))
-    held, V = jnp.linalg.eigh(jnp.where(sound, H, jnp.eye(at.size, dtype=H.dtype)))
+    held, V = spectrum(jnp.where(sound, H, jnp.eye(at.size, dtype=H.dtype)))
     flags = jnp.any((held <= LITTLE)[None] & (jnp.abs(V) > 1e-3), axis=1)
     return jnp.zeros(model.d, bool).at[at].set(flags)

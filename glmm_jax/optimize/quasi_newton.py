@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from glmm_jax.linalg.symmetric import spectrum
+
 # Decrements are in units of the deviance: half of g' B g is what a step can still gain.
 SEARCH_TOLERANCE = 1e-9
 FINAL_TOLERANCE = 1e-10
@@ -218,8 +220,8 @@ def minimise(
         renew = ~moved & ~near
         H = jax.lax.cond(renew, lambda: hessian(s.x, s.aux), lambda: r.hessian)
         sound = jnp.all(jnp.isfinite(H))
-        values, vectors = jnp.linalg.eigh(jnp.where(sound, H, jnp.eye(x.shape[0], dtype=x.dtype)))
-        smallest = jnp.where(sound, values[0], jnp.nan)
+        values, vectors = spectrum(jnp.where(sound, H, jnp.eye(x.shape[0], dtype=x.dtype)))
+        smallest = jnp.where(sound, jnp.min(values), jnp.nan)
         B = (vectors / jnp.maximum(jnp.abs(values), SMALLEST_CURVATURE)[None]) @ vectors.T
         decrement = 0.5 * s.gradient @ _product(B, s.gradient)
         minimum = smallest >= NEGATIVE
@@ -228,7 +230,8 @@ def minimise(
         polished = (r.hessians > 0) | (decrement <= EXACT)
         certified = ~moved & sound & minimum & small & polished
         # Along negative curvature the gradient may vanish: a unit step, downhill if either way is.
-        v = vectors[:, 0] * jnp.where(vectors[:, 0] @ s.gradient > 0, -1.0, 1.0)
+        v = jnp.sum(jnp.where(jnp.arange(x.shape[0]) == jnp.argmin(values), vectors, 0.0), axis=1)
+        v = v * jnp.where(v @ s.gradient > 0, -1.0, 1.0)
         escape = sound & ~minimum & (decrement <= 1e-3 * jnp.maximum(1.0, jnp.abs(smallest)))
         direction = jnp.where(escape, v, direction_from(B, s.gradient, s.x, 1.0))
         # A search that stalled from a fresh Hessian will stall again.
@@ -261,7 +264,7 @@ def minimise(
         return ~r.certified & ~r.gave_up & allowed
 
     one, zero = jnp.ones((), x.dtype), jnp.zeros((), x.dtype)
-    values, vectors = jnp.linalg.eigh(metric)
+    values, vectors = spectrum(metric)
     floor = jnp.maximum(jnp.abs(values), SMALLEST_CURVATURE)
     begin = _Search(
         x=x,

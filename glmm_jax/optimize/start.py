@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from glmm_jax import covariance, pirls, predictors
-from glmm_jax.linalg import base, block_diagonal, related, schur
+from glmm_jax.linalg import base, block_diagonal, dense, related, schur
 from glmm_jax.linalg.segments import total
 from glmm_jax.links import Custom, Identity, Inverse, Sqrt
 from glmm_jax.model import Model, Params, in_order, lambdas, natural, pivots, thetas
@@ -247,8 +247,8 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
 
 
 def _least_squares(X: jax.Array, weights: jax.Array, response: jax.Array) -> jax.Array:
-    lower = jnp.linalg.cholesky(X.T @ (weights[:, None] * X))
-    return jax.scipy.linalg.cho_solve((lower, True), (weights * response) @ X)
+    gram = X.T @ (weights[:, None] * X)
+    return dense.solve(gram, dense.cholesky(gram), ((weights * response) @ X)[:, None])[:, 0]
 
 
 def dispersion(model: Model, eta: jax.Array, lost: jax.Array | float) -> jax.Array | None:
