@@ -285,6 +285,7 @@ def test_a_killed_run_goes_on_where_it_was(
     # What was there is read, not fitted again.
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == stamps
     monkeypatch.setattr(running, "estimate_lanes", None)
+    del arguments["chunk_size"]  # the checkpoint knows it
     again = glmer_many(FORMULA, design, "poisson", **arguments)
     np.testing.assert_array_equal(again.columns.estimates, fits.columns.estimates)
     for changed in (

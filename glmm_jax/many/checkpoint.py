@@ -25,10 +25,12 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder of finished chunks of one run. design: digest of all that the chunks share."""
+    """A folder of finished chunks of one run. design: digest of all that the chunks share; size:
+    number of models in a chunk."""
 
     folder: Path
     design: str
+    size: int
 
     def read(self, chunk: int, responses: str) -> Columns | None:
         """The numbers of a chunk, None if it is not there.
@@ -51,14 +53,28 @@ class Checkpoint:
 
     def write(self, chunk: int, responses: str, columns: Columns) -> None:
         """Write the numbers of a finished chunk."""
-        document = {"version": VERSION, "design": self.design, "responses": responses}
+        document = {
+            "version": VERSION, "design": self.design, "responses": responses, "size": self.size,
+        }  # fmt: skip
         archive.write(self._path(chunk), document, dict(vars(columns)))
 
     def _path(self, chunk: int) -> Path:
         return self.folder / f"chunk-{chunk:06d}.npz"
 
 
-def opened(path: Any, design: str) -> Checkpoint:
+def size_in(path: Any) -> int | None:
+    """Number of models in a chunk of the run that a folder holds, None if it holds none.
+
+    A run goes on with it on another device too, whose own would be another.
+    """
+    if not isinstance(path, str | os.PathLike):
+        return None
+    for file in sorted(Path(os.fsdecode(path)).glob("chunk-*.npz"))[:1]:
+        return archive.read(file)[0].get("size")
+    return None
+
+
+def opened(path: Any, design: str, size: int) -> Checkpoint:
     """The checkpoint in a folder, which is made if it is not there.
 
     Raises:
@@ -81,7 +97,7 @@ def opened(path: Any, design: str) -> Checkpoint:
                 "the settings or chunk_size have changed since; give another folder, or remove it "
                 "to begin anew"
             )
-    return Checkpoint(folder, design)
+    return Checkpoint(folder, design, size)
 
 
 def digest(*parts: Any) -> str:

@@ -23,7 +23,7 @@ from glmm_jax.formula.rows import as_data_frame
 from glmm_jax.inference.parameter_names import dispersion_names
 from glmm_jax.inference.varcorr import theta_names
 from glmm_jax.many import responses as reading
-from glmm_jax.many.checkpoint import digest, opened
+from glmm_jax.many.checkpoint import digest, opened, size_in
 from glmm_jax.many.chunks import Chunk, fit_chunks
 from glmm_jax.many.designs import design_of, one_fit
 from glmm_jax.many.dispersions import SHARED, SHRUNKEN, moderated
@@ -94,7 +94,7 @@ def glmer_many(
         precision: an H100 gains nothing, a CPU loses.
     devices : None for all devices that JAX sees, or a list of `jax.devices()`.
     chunk_size : number of models fitted at once, the next chunk being prepared meanwhile; None
-        for as many as make 128 MB.
+        for as many as make 128 MB, or as the checkpoint has.
     checkpoint : folder for finished chunks. A run that was killed goes on from it when called with
         the same arguments; see `many.checkpoint`.
     progress : whether to show a bar with models per second and failures so far: True, False, or
@@ -156,12 +156,13 @@ def glmer_many(
         max_steps, reml, dispersion, zero_inflation, priors,
     )  # fmt: skip
     run = _Run(formula, families.get(family, link), call, dtype, devices, checkpoint, progress)
+    size = chunk_size or size_in(checkpoint)
     if by is not None:
         if any(value is not None for value in per_model.values()):
             raise ValueError("offset= and weights= must be one column with by=, not a table")
-        return _data_sets(run, by, chunk_size or LARGEST_CHUNK)
+        return _data_sets(run, by, size or LARGEST_CHUNK)
     total = responses.shape[1] if _is_table(responses) else None
-    size = chunk_size or _chunk_size(len(table), total, lanes_at_once(devices))
+    size = size or _chunk_size(len(table), total, lanes_at_once(devices))
     return _responses(run, {**per_model, "dispersion": own}, responses, size)
 
 
@@ -235,7 +236,7 @@ class _Run:
         if self.checkpoint is not None:
             kinds = sorted(settings.items(), key=str)
             key = (self.formula, repr(self.family), kinds, size, self.dtype)
-            kept = opened(self.checkpoint, digest(key, shared))
+            kept = opened(self.checkpoint, digest(key, shared), size)
         P = model.p + model.m + model.d
         how = {"devices": self.devices, "dtype": self.dtype}
         return fit_chunks(chunks, P, total, settings, how, kept, self.progress)
