@@ -18,7 +18,7 @@ module = sys.modules["glmm_jax.many.power"]
 
 GROUPS, SIZE = 20, 6
 ROWS = GROUPS * SIZE
-N = 1500
+N = 600
 FORMULA = "~ x + z + (1 | g)"
 # x and z vary within groups only, balanced and orthogonal.
 DATA = pd.DataFrame(
@@ -104,7 +104,7 @@ def test_estimates_are_unbiased_and_the_frame_says_what_it_counted(found: Power)
 
 def test_printing(found: Power) -> None:
     text = str(found)
-    assert "1,500 responses simulated (seed 1)" in text
+    assert "600 responses simulated (seed 1)" in text
     assert "Smaller formula: y ~ z + (1 | g)" in text
     (row,) = [line.split() for line in text.splitlines() if line.startswith("x ")]
     assert row[1] == "0.5" and row[2] == f"{found.frame.loc['x', 'power']:.3f}"
