@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from designs import Design, frame, model, params, plain
-from reference_cases import cases, independent
 from scipy.special import logsumexp
 
-from glmm_jax import Params, build_model, deviance, estimate
-from glmm_jax.model import flatten, unflatten
+from glmm_jax import Params, deviance, estimate
+from glmm_jax.model import Model, flatten, unflatten
 from glmm_jax.objective import laplace, quadrature
 from glmm_jax.objective.marginal import marginal
 from glmm_jax.pirls import conditional_mode
@@ -21,15 +20,13 @@ from glmm_jax.pirls import conditional_mode
 ONE_FACTOR = [
     Design("scalar", "bernoulli", "logit"),
     Design("slope", "poisson", "log", offset=True, weights=True),
-    Design("scalar", "bernoulli", "probit", curvature="observed"),
-    Design("two_terms", "bernoulli", "logit"),
+    Design("scalar", "bernoulli", "cloglog", curvature="observed"),
 ]
 NESTED = [
     Design("nested", "bernoulli", "logit"),
     Design("nested", "poisson", "log", weights=True),
     Design("nested_three", "bernoulli", "logit"),
 ]
-each = pytest.mark.parametrize("design", ONE_FACTOR + NESTED, ids=str)
 
 
 def log_rows(design: Design, eta: np.ndarray) -> np.ndarray:
@@ -77,30 +74,25 @@ def brute_force(design: Design, there: Params, half_width: float = 9.0, points: 
     return -2 * float(np.sum(logsumexp(by_outer + log_weight[None], axis=1)))
 
 
-@each
-def test_one_node_is_the_laplace_approximation(design: Design) -> None:
-    there, data = params(design), model(design)
+@jax.jit
+def by_laplace_one_and_many_nodes(there: Params, data: Model) -> tuple[jax.Array, ...]:
     u = conditional_mode(there, data)
-    expected = laplace.deviance_at_mode(there, data, u)
-    found = quadrature.deviance_at_mode(there, data, u, 1)
-    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    by_nodes = (quadrature.deviance_at_mode(there, data, u, k) for k in (1, 25))
+    return laplace.deviance_at_mode(there, data, u), *by_nodes
 
 
-@pytest.mark.parametrize("design", [*ONE_FACTOR[:3], *NESTED[:2]], ids=str)
-def test_many_nodes_are_the_integral(design: Design) -> None:
+@pytest.mark.parametrize("design", [*ONE_FACTOR[:2], NESTED[1]], ids=str)
+def test_one_node_is_the_laplace_approximation_and_many_the_integral(design: Design) -> None:
     there = params(design)
+    approximation, one, many = by_laplace_one_and_many_nodes(there, model(design))
+    np.testing.assert_allclose(one, approximation, rtol=1e-13)
     exact = brute_force(design, there)
-    errors = [
-        abs(float(jax.jit(partial(deviance, nagq=k))(there, model(design))) - exact)
-        for k in (1, 7, 25)
-    ]
-    assert errors[2] < 1e-6
-    assert errors[1] < 0.1 * errors[0]
+    assert abs(many - exact) < 1e-6
     # Laplace is another number: without that the comparison says nothing.
-    assert errors[0] > 1e-3
+    assert abs(one - exact) > 1e-3
 
 
-@pytest.mark.parametrize("design", [ONE_FACTOR[1], NESTED[0], NESTED[2]], ids=str)
+@pytest.mark.parametrize("design", [ONE_FACTOR[1], NESTED[2]], ids=str)
 def test_padding_changes_nothing(design: Design) -> None:
     there = params(design)
     value = partial(deviance, nagq=5)
@@ -116,16 +108,18 @@ def test_gradient_and_hessian_are_those_of_differences(design: Design) -> None:
     def value(x):
         return deviance(unflatten(x, data), data, nagq=5)
 
-    gradient = jax.jit(jax.grad(value))
+    def with_gradient(x):
+        d, g = jax.value_and_grad(value)(x)
+        return g, (d, g)
+
+    derivatives = jax.jit(jax.jacfwd(with_gradient, has_aux=True))
     step = 1e-5
-    eye = np.eye(len(x))
-    plus_minus = [(x + step * e, x - step * e) for e in eye]
-    compiled = jax.jit(value)
-    slopes = [float(compiled(a) - compiled(b)) / (2 * step) for a, b in plus_minus]
+    ends = [(derivatives(x + step * e)[1], derivatives(x - step * e)[1]) for e in np.eye(len(x))]
+    hessian, (_, gradient) = derivatives(x)
     # Rounding of a value near 100 over the step: 1e-14 * 100 / 1e-5.
-    np.testing.assert_allclose(gradient(x), slopes, rtol=1e-6, atol=1e-6)
-    bends = [np.asarray(gradient(a) - gradient(b)) / (2 * step) for a, b in plus_minus]
-    hessian = jax.jit(jax.jacfwd(jax.grad(value)))(x)
+    slopes = [(up[0] - down[0]) / (2 * step) for up, down in ends]
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-6)
+    bends = [(up[1] - down[1]) / (2 * step) for up, down in ends]
     np.testing.assert_allclose(hessian, bends, rtol=1e-5, atol=1e-5)
 
 
@@ -154,16 +148,6 @@ def test_pruned_grids_hold_the_moments_of_a_normal_distribution(k: int) -> None:
     assert abs(weights.sum() - 1) < 1e-9
     np.testing.assert_allclose(weights @ points**2, np.ones(k), atol=1e-7)
     np.testing.assert_allclose(weights @ (points[:, 0] ** 2 * points[:, 1] ** 2), 1, atol=1e-6)
-
-
-def test_the_exact_likelihood_of_the_toenail_data_needs_more_than_25_nodes() -> None:
-    one = next(c for c in cases(tag="agq") if c.id == "toenail_visit_agq25")
-    exact = independent("toenail_visit", "exact")
-    arguments = {k: v for k, v in one.glmer_arguments().items() if k != "nagq"}
-    data = build_model(**arguments)
-    value = -0.5 * float(estimate(data, nagq=81).deviance)
-    assert abs(value - exact["logLik"]) < 1e-5
-    assert one.log_likelihood < exact["logLik"] - 5e-3
 
 
 @pytest.mark.parametrize(
