@@ -138,23 +138,23 @@ def test_few_levels_collinear_covariates_and_a_far_row() -> None:
 
 def test_an_extreme_level_and_a_wrong_distribution_are_found() -> None:
     draw = np.random.default_rng(11)
-    g = np.repeat(np.arange(40), 10)
+    data = case("t_dist/glmmTMB").frame()  # 40 levels of 20 rows
     b = 0.5 * draw.normal(size=40)
     b[13] = 6.0
-    noise = draw.exponential(size=400) - 1.0
-    fit = glmer("y ~ 1 + (1 | g)", pd.DataFrame({"y": b[g] + noise, "g": g}))
+    noise = draw.exponential(size=800) - 1.0
+    fit = glmer("y ~ x + (1|g)", data.assign(y=b[data["g"].cat.codes] + noise))
     page = fit.check()
     ((severity, sentence),) = of(page, "Distribution")
     assert severity == "problem" and "less normal" in sentence
     found = of(page, "Random effects")[1]
-    assert found[0] == "problem" and "level 13" in found[1]
+    assert found[0] == "problem" and "level 14" in found[1]
 
 
 def test_rows_beyond_every_simulated_value_are_named() -> None:
     draw = np.random.default_rng(3)
-    g = np.repeat(np.arange(40), 10)
-    y = 0.5 * draw.normal(size=40)[g] + draw.standard_t(3, size=400)
-    fit = glmer("y ~ 1 + (1 | g)", pd.DataFrame({"y": y, "g": g}))
+    data = case("t_dist/glmmTMB").frame()
+    y = 0.5 * draw.normal(size=40)[data["g"].cat.codes] + draw.standard_t(3, size=800)
+    fit = glmer("y ~ x + (1|g)", data.assign(y=y))
     ((severity, sentence),) = of(fit.check(), "Outliers")
     assert severity == "problem" and "tails that are too light" in sentence
     assert str(int(np.argmax(np.abs(y)))) in sentence or " more." in sentence
@@ -162,10 +162,10 @@ def test_rows_beyond_every_simulated_value_are_named() -> None:
 
 def test_fitted_probabilities_of_one_are_noted() -> None:
     draw = np.random.default_rng(6)
-    x = np.r_[draw.normal(size=200), 60.0]
-    g = np.arange(201) % 20
-    y = np.r_[draw.random(200) < 1 / (1 + np.exp(-x[:200])), True].astype(float)
-    fit = glmer("y ~ x + (1 | g)", pd.DataFrame({"y": y, "x": x, "g": g}), "bernoulli")
+    arguments = case("separation/lme4").glmer_arguments()
+    x, s = np.r_[draw.normal(size=449), 60.0], draw.normal(size=450)
+    y = np.r_[draw.random(449) < 1 / (1 + np.exp(-x[:449])), True].astype(float)
+    fit = glmer(**arguments | {"data": arguments["data"].assign(x=x, s=s, y=y)})
     (note,) = findings._nearly_separated(fit)
     assert note.severity == "note" and note.sentence.startswith("The fitted probability of 1 row")
 

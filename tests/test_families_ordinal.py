@@ -13,14 +13,9 @@ import reference_cases
 from scipy import integrate, optimize, stats
 
 from glmm_jax import families, glmer, links
-from glmm_jax.build import place
-from glmm_jax.estimate import checked, program
 from glmm_jax.families import Ordinal
 from glmm_jax.families.intervals import log_interval
-from glmm_jax.formula.frame import build_frame
 from glmm_jax.objective import marginal
-from glmm_jax.runtime import run
-from glmm_jax.status import Status
 
 LINKS = ("logit", "probit", "cloglog", "loglog", "cauchit")
 each_link = pytest.mark.parametrize("link", LINKS)
@@ -142,26 +137,22 @@ def test_derivatives_against_differences(link):
     def gradient(point):
         return jnp.stack(jax.grad(lambda p: jnp.sum(family.log_prob(y, p[0], p[1:])))(point))
 
-    def moved(function, i):
-        def at(step):
-            return function(tuple(x + step * h * (j == i) for j, x in enumerate(point)))
-
-        return sum(w * (at(k) - at(-k)) for k, w in enumerate(weights, 1)) / h
-
     @jax.jit
-    def exact():
-        directions = [
-            tuple(jnp.full_like(eta, float(i == j)) for j in range(len(point))) for i in range(4)
-        ]
-        return gradient(point), jnp.stack(
-            [jax.jvp(gradient, (point,), (d,))[1] for d in directions]
-        )
+    def at(point):
+        """Log density, gradient and Hessian of each row."""
+        directions = jnp.broadcast_to(jnp.eye(4)[..., None], (4, 4, eta.size))
+        hessian = jax.vmap(lambda d: jax.jvp(gradient, (point,), (tuple(d),))[1])(directions)
+        return family.log_prob(y, point[0], point[1:]), gradient(point), hessian
 
-    log_prob = jax.jit(lambda point: family.log_prob(y, point[0], point[1:]))
-    slope = jax.jit(gradient)
-    first, second = exact()
-    np.testing.assert_allclose(first, [moved(log_prob, i) for i in range(4)], atol=1e-8)
-    np.testing.assert_allclose(second, [moved(slope, i) for i in range(4)], atol=1e-7)
+    def moved(part, i):
+        def value(step):
+            return at(tuple(x + step * h * (j == i) for j, x in enumerate(point)))[part]
+
+        return sum(w * (value(k) - value(-k)) for k, w in enumerate(weights, 1)) / h
+
+    _, first, second = at(point)
+    np.testing.assert_allclose(first, [moved(0, i) for i in range(4)], atol=1e-8)
+    np.testing.assert_allclose(second, [moved(1, i) for i in range(4)], atol=1e-7)
 
 
 @each_link
@@ -254,24 +245,27 @@ def test_unit_deviance_is_that_of_a_sure_prediction():
     )
 
 
+LEVELS = ["none", "some", "many"]
+
+
+@pytest.fixture(scope="module")
 def simulated():
     rng = np.random.default_rng(21)
     groups, each = 30, 10
     g = np.repeat(np.arange(groups), each)
     x = rng.normal(size=g.size)
     latent = 0.8 * x + 0.9 * rng.normal(size=groups)[g] + rng.logistic(size=g.size)
-    return np.sum(latent[:, None] > np.array([-0.5, 1.0]), axis=1), x, g
+    y = np.sum(latent[:, None] > np.array([-0.5, 1.0]), axis=1)
+    levels = pd.Categorical.from_codes(y, LEVELS, ordered=True)
+    data = pd.DataFrame({"y": levels, "x": x, "g": g})
+    return y, x, glmer("y ~ x + (1 | g)", data, "ordinal")
 
 
-def test_fit_and_quadrature_against_direct_integration():
+def test_fit_and_quadrature_against_direct_integration(simulated):
     """One random intercept: the marginal likelihood against SciPy and NumPy alone; recovery."""
-    y, x, g = simulated()
-    frame = build_frame("y ~ 0 + x + (1 | g)", {"y": y, "x": x, "g": g})
-    family = families.get("ordinal").matched(y)
-    assert family == Ordinal("logit", 3)
-    model, _ = place(frame, family, padded=True)
-    found = run(program, model, None, **checked(model, 1, None, "quasi-newton", 500))
-    assert Status(int(found.status)) is Status.CONVERGED
+    y, x, fit = simulated
+    assert fit.family == Ordinal("logit", 3) and fit.converged
+    found = fit.estimate
     # 60 plain Gauss-Hermite nodes are enough for ten rows a group.
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     weights = weights / weights.sum()
@@ -286,7 +280,7 @@ def test_fit_and_quadrature_against_direct_integration():
 
     flat = np.concatenate([found.params.beta, found.params.theta, found.params.dispersion])
     exact = jax.jit(lambda params, model: marginal.deviance(params, model, 25))
-    assert abs(negative(flat) - 0.5 * exact(found.params, model)) < 1e-7
+    assert abs(negative(flat) - 0.5 * exact(found.params, fit.numbers)) < 1e-7
     # The Laplace approximation is near, and so is its maximum.
     assert abs(negative(flat) - 0.5 * found.deviance) < 0.5
     best = optimize.minimize(negative, flat, method="BFGS")
@@ -296,11 +290,9 @@ def test_fit_and_quadrature_against_direct_integration():
     assert np.all(np.abs(z) < 3.5)
 
 
-def test_thresholds_of_a_fit():
+def test_thresholds_of_a_fit(simulated):
     """With errors by the delta method, named after the categories that they lie between."""
-    y, x, g = simulated()
-    levels = pd.Categorical.from_codes(y, ["none", "some", "many"], ordered=True)
-    fit = glmer("y ~ x + (1 | g)", pd.DataFrame({"y": levels, "x": x, "g": g}), "ordinal")
+    _, _, fit = simulated
     table = fit.thresholds()
     assert list(table.index) == ["none|some", "some|many"]
     values = jnp.asarray(fit.dispersion_params.to_numpy())
