@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glmm_jax import Model, Params, build_model, estimate
+from glmm_jax import Model, Params, build_model
 from glmm_jax.batch import estimate_many, estimate_responses, stacked
-from glmm_jax.estimate import Estimate
+from glmm_jax.estimate import MAX_STEPS, Estimate, checked, program
+from glmm_jax.runtime import run
 from glmm_jax.status import Status
 
 N, GROUPS, B = 60, 10, 4
@@ -44,8 +45,8 @@ def responses(model: Model) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def alone(model: Model, responses: jax.Array) -> list[Estimate]:
-    one = jax.jit(lambda y: estimate(replace(model, y=y)))
-    return [one(y) for y in responses]
+    settings = checked(model, 1, None, "quasi-newton", MAX_STEPS)
+    return [run(program, replace(model, y=y), None, **settings) for y in responses]
 
 
 def same(found: Estimate, i: int, single: Estimate) -> None:
@@ -56,33 +57,38 @@ def same(found: Estimate, i: int, single: Estimate) -> None:
         np.testing.assert_allclose(found.params.theta[i], single.params.theta, atol=1e-6)
 
 
-def test_each_estimate_is_that_of_its_response_alone(
+def test_responses_from_a_common_start_and_their_derivatives(
     model: Model, responses: jax.Array, alone: list[Estimate]
 ) -> None:
-    found = jax.jit(estimate_responses)(model, responses)
+    start = Params(jnp.array([0.4, 0.3]), jnp.array([0.5]))
+    direction = jnp.asarray(np.random.default_rng(5).normal(size=(B, N)))
+
+    @jax.jit
+    def both(y: jax.Array) -> tuple[jax.Array, Any, Estimate]:
+        def beta(y: jax.Array) -> tuple[jax.Array, Estimate]:
+            found = estimate_responses(model, y, start=start)
+            return found.params.beta, found
+
+        return jax.jvp(beta, (y,), (direction,), has_aux=True)
+
+    _, slope, found = both(responses)
     assert found.params.beta.shape == (B, model.p)
     assert found.hessian.shape == (B, model.p + model.m, model.p + model.m)
     for i, single in enumerate(alone):
         same(found, i, single)
-
-
-def test_from_a_common_start_it_is_the_same(
-    model: Model, responses: jax.Array, alone: list[Estimate]
-) -> None:
-    start = Params(jnp.array([0.4, 0.3]), jnp.array([0.5]))
-    found = jax.jit(estimate_responses)(model, responses, start=start)
-    for i, single in enumerate(alone):
-        same(found, i, single)
+    h = 1e-4
+    up, down = (both(responses + s * direction)[0] for s in (h, -h))
+    np.testing.assert_allclose(slope[:2], ((up - down) / (2 * h))[:2], rtol=1e-5, atol=1e-7)
 
 
 def test_models_of_one_shape_go_together(
     model: Model, responses: jax.Array, alone: list[Estimate]
 ) -> None:
     many = [replace(model, y=y) for y in responses]
-    for models in (many, stacked(many)):
-        found = jax.jit(partial(estimate_many, batch_size=2))(models)
-        for i, single in enumerate(alone):
-            same(found, i, single)
+    program = jax.jit(partial(estimate_many, batch_size=2))
+    found = program(stacked(many))
+    for i, single in enumerate(alone):
+        same(found, i, single)
 
 
 def test_models_that_do_not_stack_are_named(model: Model) -> None:
@@ -96,21 +102,9 @@ def test_models_that_do_not_stack_are_named(model: Model) -> None:
 
 
 def test_a_response_without_an_estimate_harms_no_other(alone: list[Estimate]) -> None:
-    assert int(alone[2].status) != Status.CONVERGED
+    assert int(alone[2].status) in (Status.MODE_FAILED, Status.NOT_FINITE)
     assert [int(alone[i].status) for i in (0, 1, 3)] == [Status.CONVERGED] * 3
     assert bool(np.any(np.asarray(alone[3].singular)))
-
-
-def test_derivatives_are_those_of_differences(model: Model, responses: jax.Array) -> None:
-    y, direction = responses[:2], jnp.asarray(np.random.default_rng(5).normal(size=(2, N)))
-
-    @jax.jit
-    def both(y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.jvp(lambda y: estimate_responses(model, y).params.beta, (y,), (direction,))
-
-    h = 1e-4
-    expected = (both(y + h * direction)[0] - both(y - h * direction)[0]) / (2 * h)
-    np.testing.assert_allclose(both(y)[1], expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(
