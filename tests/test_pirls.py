@@ -138,10 +138,10 @@ def test_gaussian_mode_is_the_ridge_solution() -> None:
 
 
 def test_no_mode_is_nan_and_harms_no_other() -> None:
-    case = Design("crossed", "bernoulli", "probit")
+    case = Design("scalar", "bernoulli", "cloglog", offset=True)
     good, model = problem(case)
     wrong = [
-        replace(good, theta=good.theta.at[1].set(jnp.nan)),
+        replace(good, theta=good.theta.at[0].set(jnp.nan)),
         replace(good, beta=good.beta.at[0].set(jnp.inf)),
         replace(good, beta=good.beta.at[2].set(jnp.nan)),
     ]
@@ -202,7 +202,7 @@ def test_single_precision(default_precision: None) -> None:
 @pytest.mark.parametrize("joint", [False, True], ids=["u", "u and beta"])
 def test_derivatives_of_the_mode(joint: bool) -> None:
     """Implicit, forward and reverse, from any guess: differences of order four, error 1e-9."""
-    case = Design("crossed", "bernoulli", "cauchit")
+    case = Design("scalar", "bernoulli", "cloglog", offset=True)
     params, model = problem(case)
     x = flatten(params)
     zeros = jnp.zeros(model.q)
@@ -257,15 +257,8 @@ def find_joint(params: Params, model: Model):
     return u, beta, random, pirls.score(u, here, model), model.X.T @ rows, deviances
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        Design("crossed", "bernoulli", "probit"),
-        Design("slope", "binomial", "logit", offset=True, weights=True),
-    ],
-    ids=str,
-)
-def test_joint_mode(case: Design) -> None:
+def test_joint_mode() -> None:
+    case = Design("slope", "binomial", "logit", offset=True, weights=True)
     params, model = problem(case)
     u, beta, random, score, score_beta, (joint, at_mode) = find_joint(params, model)
     assert jnp.max(jnp.abs(score)) < 1e-12 and jnp.max(jnp.abs(score_beta)) < 1e-12
