@@ -32,7 +32,7 @@ g, h = rng.integers(23, size=n), rng.integers(7, size=n)
 x, weights = rng.normal(size=n), rng.uniform(0.5, 1.5, size=n)
 eta = 0.2 + 0.3 * x + 0.6 * rng.normal(size=23)[g] + 0.4 * rng.normal(size=7)[h]
 data = {"g": g, "h": h, "x": x, "w": weights, "y": rng.poisson(np.exp(eta))}
-model = gj.build_model("y ~ x + (x | g) + (1 | h)", data, "poisson", weights="w")
+model = gj.build_model("y ~ x + (1 | g) + (1 | h)", data, "poisson", weights="w")
 out = {}
 for name, these in {"whole": model, "shared": gj.shard_rows(model)}.items():
     settings = checked(these, 1, None, "quasi-newton", 500)
