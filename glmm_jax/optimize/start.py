@@ -92,7 +92,9 @@ def _link_scale(model: Model) -> jax.Array:
     eta = model.family.link.link(model.family.start_mean(model.y, model.size)) - model.offset
     mean = jnp.sum(used * eta) / jnp.sum(used)
     variance = jnp.sum(used * (eta - mean) ** 2) / jnp.sum(used)
-    return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 1.0)
+    # Numbers that are all alike differ from their mean by its rounding.
+    spread = variance > (1e3 * jnp.finfo(eta.dtype).eps * mean) ** 2
+    return jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1.0)), 1.0)
 
 
 def _blocks(
