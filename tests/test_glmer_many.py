@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+from reference_cases import case
 from scipy import stats
 
 from glmm_jax import ManyFits, Status, glmer, glmer_many, runtime
@@ -73,23 +74,25 @@ def test_each_model_is_that_of_glmer(
         check(fits, name, alone(FORMULA, design, counts[name], "poisson"))
 
 
-def test_other_families_and_structures(design: pd.DataFrame) -> None:
-    """Correlated slopes, a dispersion and trials; every lane against glmer."""
+def test_other_families_and_structures() -> None:
+    """Correlated slopes, a dispersion and trials, of references; a lane against glmer."""
     rng = np.random.default_rng(5)
-    effect = rng.normal(size=(4, GROUPS))[:, design["g"]]
-    gauss = 1 + 0.3 * design["x"].to_numpy()[None] * (1 + effect) + effect + rng.normal(size=(4, N))
-    formula = "~ x + (x | g)"
-    found = glmer_many(formula, design, "gaussian", responses=gauss.T)
+    arguments = case("sim_gauss_slope_ml/lme4").glmer_arguments()
+    data = arguments["data"]
+    y = pd.DataFrame({"other": rng.normal(size=600), "y": data["y"]})
+    found = glmer_many("~ x + (x|g)", data, "gaussian", responses=y)
     assert list(found.dispersion.columns) == ["log(phi)"]
-    single = alone(formula, design, gauss[2], "gaussian")
-    check(found, 2, single)
-    assert found.dispersion.loc[2, "log(phi)"] == pytest.approx(np.log(single.dispersion), abs=1e-5)
-    trials = rng.integers(2, 9, N)
-    y = rng.binomial(trials, 1 / (1 + np.exp(-effect)))
-    found = glmer_many(FORMULA, design, "binomial", responses=y.T, trials=trials)
-    data = design.assign(s=y[1], f=trials - y[1])
-    check(found, 1, glmer("cbind(s, f) " + FORMULA, data, "binomial"))
-    assert found.fit(1).llf == pytest.approx(found.models.loc[1, "llf"], abs=1e-6)
+    single = glmer(**arguments)
+    check(found, "y", single)
+    expected = pytest.approx(np.log(single.dispersion), abs=1e-5)
+    assert found.dispersion.loc["y", "log(phi)"] == expected
+    arguments = case("betabinom_as_binom/lme4").glmer_arguments()
+    data = arguments["data"]
+    y = pd.DataFrame({"other": rng.binomial(data["size"], 0.5), "y": data["y"]})
+    found = glmer_many("~ x + (1|g)", data, "binomial", responses=y, trials=data["size"])
+    single = glmer(**arguments)
+    check(found, "y", single)
+    assert found.fit("y").llf == pytest.approx(single.llf, abs=1e-8)
 
 
 def test_missing_values_zeros_and_numbers_of_a_model(
@@ -178,10 +181,10 @@ def test_data_sets_of_one_frame(design: pd.DataFrame) -> None:
     rng = np.random.default_rng(7)
     parts = []
     for s in range(12):
-        m = int(rng.integers(70, 96))
-        g = rng.integers(0, 10, m)
+        m = int(rng.integers(110, N))
+        g = design["g"].to_numpy()[np.sort(rng.permutation(N)[:m])]
         x = np.ones(m) if s == 4 else rng.normal(size=m)
-        y = rng.poisson(np.exp(0.4 + 0.3 * x + 0.5 * rng.normal(size=10)[g]))
+        y = rng.poisson(np.exp(0.4 + 0.3 * x + 0.5 * rng.normal(size=GROUPS)[g]))
         parts.append(pd.DataFrame({"s": f"s{s}", "g": g, "x": x, "y": 0 if s == 7 else y}))
     data = pd.concat(parts).sample(frac=1, random_state=1)
     found = glmer_many("y " + FORMULA, data, "poisson", by="s")
