@@ -12,8 +12,9 @@ import scipy.sparse
 
 import glmm_jax as gj
 from glmm_jax import ManyFits
+from glmm_jax.many import anndata as anndata_module
 
-CELLS, PATIENTS, GENES = 96, 12, 8
+CELLS, PATIENTS, GENES = 120, 12, 8  # the programs of test_glmer_many serve
 FORMULA = "~ dose + (1 | patient)"
 
 
@@ -57,7 +58,7 @@ def adata() -> Annotated:
 
 @pytest.fixture(scope="module")
 def fits(adata: Annotated) -> ManyFits:
-    return gj.many.from_anndata(adata, FORMULA, layer="counts")
+    return gj.many.from_anndata(adata, FORMULA, "poisson", layer="counts")
 
 
 def test_each_gene_is_that_of_glmer_with_the_size_factors_as_offset(
@@ -68,7 +69,7 @@ def test_each_gene_is_that_of_glmer_with_the_size_factors_as_offset(
     totals = counts.sum(axis=1, dtype=float)
     offset = np.log(totals / np.median(totals))
     data = adata.obs.assign(y=counts[:, 1])
-    alone = gj.glmer("y " + FORMULA, data, "negative_binomial", offset=offset)
+    alone = gj.glmer("y " + FORMULA, data, "poisson", offset=offset)
     assert fits.models.loc["gene1", "llf"] == pytest.approx(alone.llf, abs=1e-6)
     table = fits.coefficients.set_index(["model", "term"])["estimate"]
     assert table["gene1", "dose"] == pytest.approx(alone.params["dose"], abs=1e-5)
@@ -82,20 +83,16 @@ def test_sparse_counts_and_given_size_factors(adata: Annotated, fits: ManyFits) 
     counts = adata.layers["counts"]
     for made in (scipy.sparse.csr_matrix, scipy.sparse.csc_array):
         sparse = replace(adata, X=made(counts))
-        found = gj.many.from_anndata(sparse, FORMULA, chunk_size=3)
+        found = gj.many.from_anndata(sparse, FORMULA, "poisson", chunk_size=3)
         np.testing.assert_allclose(found.columns.deviance, fits.columns.deviance, atol=1e-7)
-    column = gj.many.from_anndata(adata, FORMULA, layer="counts", size_factors="depth")
-    array = gj.many.from_anndata(
-        adata, FORMULA, layer="counts", size_factors=adata.obs["depth"].to_numpy()
-    )
+    settings: dict[str, Any] = {"formula": FORMULA, "family": "poisson", "layer": "counts"}
+    depth = adata.obs["depth"]
+    column = gj.many.from_anndata(adata, size_factors="depth", **settings)
+    array = gj.many.from_anndata(adata, size_factors=depth.to_numpy(), **settings)
     np.testing.assert_array_equal(column.columns.estimates, array.columns.estimates)
-    none = gj.many.from_anndata(adata, FORMULA, layer="counts", size_factors=None)
-    by_hand = gj.many.from_anndata(
-        adata, FORMULA, layer="counts", size_factors=None, offset=np.log(adata.obs["depth"])
-    )
-    np.testing.assert_allclose(
-        by_hand.columns.deviance, column.columns.deviance, atol=1e-7
-    )  # fmt: skip
+    none = gj.many.from_anndata(adata, size_factors=None, **settings)
+    by_hand = gj.many.from_anndata(adata, size_factors=None, offset=np.log(depth), **settings)
+    np.testing.assert_allclose(by_hand.columns.deviance, column.columns.deviance, atol=1e-7)
     assert np.nanmax(np.abs(none.columns.deviance - column.columns.deviance)) > 1
 
 
@@ -115,11 +112,25 @@ def test_results_go_back_to_the_genes(adata: Annotated, fits: ManyFits) -> None:
         gj.many.to_var(replace(adata, var=adata.var.iloc[1:]), fits)
 
 
-def test_a_continuous_family_takes_what_is_no_count(adata: Annotated) -> None:
-    found = gj.many.from_anndata(adata, FORMULA, "gaussian", size_factors=None)
-    data = adata.obs.assign(y=adata.X[:, 3])
-    alone = gj.glmer("y " + FORMULA, data)
-    assert found.models.loc["gene3", "llf"] == pytest.approx(alone.llf, abs=1e-6)
+class Passed(Exception):
+    """Carries what `glmer_many` is asked to fit."""
+
+
+def test_counts_are_negative_binomial_and_a_continuous_family_takes_what_is_no_count(
+    adata: Annotated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def passed(formula: str, data: Any, family: Any, responses: Any, **settings: Any) -> None:
+        raise Passed(family, responses, settings)
+
+    monkeypatch.setattr(anndata_module, "glmer_many", passed)
+    with pytest.raises(Passed) as told:
+        gj.many.from_anndata(adata, FORMULA, layer="counts")
+    assert told.value.args[0] == gj.families.get("negative_binomial")
+    with pytest.raises(Passed) as told:
+        gj.many.from_anndata(adata, FORMULA, "gaussian", size_factors=None)
+    family, responses, settings = told.value.args
+    assert family == gj.families.get("gaussian") and settings == {}
+    np.testing.assert_array_equal(responses, adata.X)
 
 
 def twice(adata: Annotated) -> Annotated:
@@ -171,7 +182,7 @@ def test_the_real_class(adata: Annotated, fits: ManyFits) -> None:
     real = anndata.AnnData(
         X=scipy.sparse.csr_matrix(adata.layers["counts"]), obs=adata.obs, var=adata.var
     )
-    found = gj.many.from_anndata(real, FORMULA)
+    found = gj.many.from_anndata(real, FORMULA, "poisson")
     np.testing.assert_allclose(found.columns.deviance, fits.columns.deviance, atol=1e-7)
     real.var = gj.many.to_var(real, found)
     assert "dose: p_adjusted" in real.var

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -96,6 +97,10 @@ table = pytest.mark.parametrize("row", ROWS, ids=str)
 # One row a family, for what costs a compilation of its own.
 FEW = list({type(row.family): row for row in reversed(ROWS)}.values())[::-1]
 few = pytest.mark.parametrize("row", FEW, ids=str)
+
+
+# Parameters are arguments, so that the rows of a family share what is compiled.
+compiled = cache(jax.jit)
 
 
 def conway_maxwell_poisson(y, mu, phi):
@@ -299,6 +304,21 @@ def nodes(row, mean):
     return y, weight
 
 
+@cache
+def densities(family):
+    """Log density, score and curvature, (n, k); eta and size (n,)."""
+
+    def at(y, eta, dispersion, size):
+        # Elementwise in eta of more dimensions than one, as quadrature needs it.
+        eta, size = (
+            None if a is None else jnp.broadcast_to(a[:, None], y.shape) for a in (eta, size)
+        )
+        arguments = y, eta, dispersion, size
+        return family.log_prob(*arguments), family.score(*arguments), family.curvature(*arguments)
+
+    return jax.jit(at)
+
+
 @table
 def test_moments_of_the_response_and_of_the_score(row):
     """The density sums to one, has mean and variance as stated, and Fisher's information."""
@@ -307,15 +327,9 @@ def test_moments_of_the_response_and_of_the_score(row):
     mean = np.asarray(family.mean(eta, dispersion)) * (1 if size is None else np.asarray(size))
     points, weight = nodes(row, mean)
 
-    def at(y):
-        # Elementwise in eta of more dimensions than one, as quadrature needs it.
-        shape = (len(ETA), 1)
-        eta_wide = jnp.broadcast_to(eta.reshape(shape), y.shape)
-        size_wide = None if size is None else jnp.broadcast_to(size.reshape(shape), y.shape)
-        arguments = y, eta_wide, dispersion, size_wide
-        return family.log_prob(*arguments), family.score(*arguments), family.curvature(*arguments)
-
-    log_density, score, curvature = (np.asarray(a) for a in jax.jit(at)(jnp.array(points)))
+    log_density, score, curvature = (
+        np.asarray(a) for a in densities(family)(jnp.array(points), eta, dispersion, size)
+    )
     probability = np.where(weight > 0, np.exp(log_density) * weight, 0.0)
 
     def expectation(values):
@@ -364,7 +378,7 @@ def test_sample_has_the_moments_of_the_family(row):
     draws = 4_000 if isinstance(family, ConwayMaxwellPoisson) else 40_000  # 256 terms each
     eta = jnp.repeat(jnp.array(ETA[[0, 2, 4]]), draws)
     size = None if row.size is None else jnp.repeat(row.trials[jnp.array([0, 2, 4])], draws)
-    draw = np.asarray(jax.jit(family.sample)(jax.random.key(5), eta, row.dispersion, size))
+    draw = np.asarray(compiled(family.sample)(jax.random.key(5), eta, row.dispersion, size))
     assert draw.dtype == eta.dtype
     family.check(draw, None if size is None else np.asarray(size))
     mu = family.mean(eta, row.dispersion)
@@ -425,26 +439,40 @@ def test_limits_of_student_t_and_conway_maxwell_poisson():
     np.testing.assert_allclose(one, Poisson().log_prob(y, eta), rtol=1e-12, atol=1e-13)
 
 
+TWEEDIE, CONWAY_MAXWELL_POISSON = Tweedie(), ConwayMaxwellPoisson()
+
+
 @pytest.mark.parametrize("power", [1.02, 1.3, 1.7, 1.97])
 def test_tweedie_series_over_the_range_of_dispersions(power):
     """From one term that matters (large phi) to a thousand (phi = 0.001, or p near 2)."""
     y, eta = np.array([0.0, 1e-4, 0.1, 1.0, 300.0]), np.full(5, 0.3)
     psi = math.log((power - 1) / (2 - power))
-    log_prob = jax.jit(lambda *a: Tweedie().log_prob(jnp.array(y), jnp.array(eta), a))
+    log_prob = compiled(TWEEDIE.log_prob)
     for phi in (0.001, 0.03, 1.0, 30.0):
-        got = log_prob(jnp.asarray(math.log(phi)), jnp.asarray(psi))
+        got = log_prob(jnp.array(y), jnp.array(eta), as_dispersion((math.log(phi), psi)))
         np.testing.assert_allclose(got, tweedie(y, np.exp(eta), phi, power), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("phi", [0.02, 0.3, 1.0, 2.0, 20.0])
 def test_conway_maxwell_poisson_over_the_range_of_means(phi):
     mu = np.array([1e-5, 0.1, 1.0, 7.0, 30.0, 150.0])
-    log_prob = jax.jit(ConwayMaxwellPoisson().log_prob)
+    log_prob = compiled(CONWAY_MAXWELL_POISSON.log_prob)
     tolerance = 1e-11 if phi <= 2 else 1e-10  # as documented: not all integers are summed then
     for y in (np.zeros(6), np.round(mu), np.round(mu + 2 * np.sqrt(phi * mu) + 1)):
         got = log_prob(jnp.array(y), jnp.log(jnp.array(mu)), jnp.asarray(math.log(phi)))
         plain = [conway_maxwell_poisson(a, b[None], phi)[0] for a, b in zip(y, mu, strict=True)]
         np.testing.assert_allclose(got, plain, rtol=tolerance, atol=tolerance)
+
+
+@cache
+def derivatives(density):
+    """The log density of y, its gradient, and the change of that along (1, 1)."""
+
+    def at(y, *x):
+        first = jax.grad(lambda log_mu, nu: jnp.sum(density(y, log_mu, nu)), (0, 1))
+        return density(y, *x), first(*x), jax.jvp(first, x, tuple(map(jnp.ones_like, x)))
+
+    return jax.jit(at)
 
 
 @pytest.mark.parametrize("phi", [0.05, 1.0, 8.0])
@@ -454,17 +482,8 @@ def test_conway_maxwell_poisson_expansion_continues_the_sum(phi):
     y = jnp.array(np.round(mu + np.sqrt(phi * mu) * np.array([0.3, -1.0, 2.0])))
     x = jnp.log(jnp.array(mu)), jnp.full(3, 1 / phi)
 
-    def derivatives(density):
-        def total(log_mu, nu):
-            return jnp.sum(density(y, log_mu, nu))
-
-        first = jax.grad(total, (0, 1))
-        return jax.jit(
-            lambda *x: (density(y, *x), first(*x), jax.jvp(first, x, tuple(map(jnp.ones_like, x))))
-        )
-
-    summed = derivatives(tilting.log_prob)(*x)
-    expanded = derivatives(expansion)(*x)
+    summed = derivatives(tilting.log_prob)(y, *x)
+    expanded = derivatives(expansion)(y, *x)
     for one, other in zip(jax.tree.leaves(summed), jax.tree.leaves(expanded), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-8, atol=1e-9)
 
@@ -541,7 +560,7 @@ def test_single_precision(row):
         return row.family.log_prob(y, eta, dispersion, size)
 
     arguments = np.array(row.y), ETA, np.array(row.parameters), row.size and np.array(row.size)
-    exact = at(*(None if a is None else jnp.array(a) for a in arguments))
+    exact = plain_log_density(row.family, np.array(row.y), ETA, row.parameters, row.size)
     single = at(*(None if a is None else jnp.array(a, jnp.float32) for a in arguments))
     assert single.dtype == jnp.float32
     np.testing.assert_allclose(single, exact, rtol=2e-4, atol=2e-5)
