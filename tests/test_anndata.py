@@ -163,7 +163,7 @@ def without_counts(adata: Annotated) -> Annotated:
         (lambda a: replace(a, X=None), {"layer": None}, "adata.X is empty"),
         (without_counts, {}, "1 rows of adata have no counts at all .*'cell4'"),
         (lambda a: a, {"size_factors": "deep"}, "size_factors='deep' is no column"),
-        (lambda a: a, {"size_factors": np.zeros(CELLS)}, "96 positive numbers"),
+        (lambda a: a, {"size_factors": np.zeros(CELLS)}, "120 positive numbers"),
         (lambda a: a, {"size_factors": "depth", "offset": np.zeros(CELLS)}, "both given"),
         (lambda a: a, {"responses": np.zeros((CELLS, 2))}, "responses= comes from adata"),
         (lambda a: a, {"formula": "~ sex + (1 | patient)"}, "sex"),
