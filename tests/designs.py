@@ -1,6 +1,6 @@
-"""Small simulated designs: structures of the random effects x families and links.
+"""Small simulated designs: a structure of the random effects, a family and a link.
 
-One table feeds the tests of values, derivatives, transformations and linear algebra. A design knows
+They feed the tests of values, derivatives, transformations and linear algebra. A design knows
 its data (seeded), its model in the engine, parameters away from any optimum, and the plain matrices
 of the same model, made here without the engine: Z with a column per random effect and Lambda from
 theta in lme4's order.
@@ -71,31 +71,6 @@ class Design:
         """The model formula."""
         fixed = "cbind(y, trials - y)" if self.family == "binomial" else "y"
         return f"{fixed} ~ x + z + " + STRUCTURES[self.structure]
-
-
-# Every structure with a canonical link; every link with one factor and with crossed factors.
-BY_STRUCTURE = [
-    Design(name, *("poisson", "log") if i % 2 else ("bernoulli", "logit"))
-    for i, name in enumerate(STRUCTURES)
-]
-BY_FAMILY = [
-    Design("slope", "bernoulli", "probit"),
-    Design("crossed", "bernoulli", "probit", curvature="observed"),
-    Design("scalar", "bernoulli", "cloglog", offset=True),
-    Design("nested", "bernoulli", "cloglog", curvature="observed"),
-    Design("crossed", "bernoulli", "cauchit"),
-    Design("scalar", "bernoulli", "cauchit", curvature="observed"),
-    Design("slope", "binomial", "logit", offset=True, weights=True),
-    Design("nested_and_crossed", "binomial", "probit"),
-    Design("crossed", "poisson", "log", offset=True, weights=True),
-    Design("crossed", "poisson", "sqrt"),
-    Design("slope", "poisson", "sqrt", curvature="observed"),
-    Design("slope", "gaussian", "identity"),
-    Design("crossed_slopes", "gaussian", "identity", weights=True),
-    Design("crossed", "gaussian", "log", offset=True),
-    Design("slope", "gaussian", "log", curvature="observed"),
-]
-DESIGNS = BY_STRUCTURE + BY_FAMILY
 
 
 @dataclass(frozen=True, eq=False)
