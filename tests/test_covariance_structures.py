@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,21 @@ def test_the_factor_is_that_of_the_definition_and_smooth_at_the_ends(kind: Any) 
     k = kind.columns
     lowest = -1.0 if isinstance(kind, AR1) else -1.0 / (k - 1)
     sd = 1.3 if isinstance(kind, AR1) else np.linspace(0.4, 1.6, k)
+
+    @jax.jit
+    def at(theta: jax.Array, L: jax.Array) -> tuple[jax.Array, ...]:
+        """The factor, its derivatives, and the parameters of a factor."""
+        factor = partial(covariance.factor, kind)
+        return factor(theta), jax.jacfwd(factor)(theta), covariance.parameters(kind, L)
+
     for rho in (lowest, 0.7 * lowest, 0.0, 0.4, 1.0):
         theta = theta_of(kind, sd, rho)
         L = covariance.structured_factor(kind, theta)
         np.testing.assert_allclose(L @ L.T, matrix(kind, sd, rho), atol=1e-13)
         np.testing.assert_array_equal(np.tril(L), L)
-        np.testing.assert_allclose(covariance.factor(kind, jnp.asarray(theta)), L, atol=1e-15)
-        back = np.asarray(covariance.parameters(kind, jnp.asarray(L)))
+        factor, slope, back = map(np.asarray, at(theta, L))
+        np.testing.assert_allclose(factor, L, atol=1e-15)
         np.testing.assert_allclose(back, theta, atol=3e-8)  # an arc sine at its end
-        slope = np.asarray(jax.jacfwd(lambda t: covariance.factor(kind, t))(jnp.asarray(theta)))
         for e in range(len(theta)):
             step = 1e-6 * np.eye(len(theta))[e]
             high, low = (covariance.structured_factor(kind, theta + s) for s in (step, -step))
