@@ -115,7 +115,9 @@ def factor(covariance: Covariance, theta: jax.Array) -> jax.Array:
     if isinstance(covariance, Structured):
         return structured_factor(covariance, theta, jnp)
     k = covariance.columns
-    return (theta @ _placement(covariance).astype(theta.dtype)).reshape(k, k)
+    # No product of matrices, which an accelerator may round.
+    placed = theta[:, None] * _placement(covariance).astype(theta.dtype)
+    return jnp.sum(placed, axis=0).reshape(k, k)
 
 
 def parameters(covariance: Covariance, Lambda: jax.Array) -> jax.Array:

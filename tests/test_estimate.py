@@ -105,6 +105,13 @@ def test_very_large_counts_whose_deviance_loses_digits() -> None:
     assert fit.converged and 0.5 < fit.theta.iloc[0] < 1.5
 
 
+def test_a_first_step_that_goes_astray_is_not_where_the_search_begins() -> None:
+    data = counts(mean=1e4)
+    data.loc[0, ["x", "y"]] = [999.0, 0.0]  # a code for a missing value
+    fit = gj.glmer(COUNTS, data, family="poisson")
+    assert fit.converged and abs(fit.params["x"]) < 0.1
+
+
 @pytest.mark.parametrize("formula", ["y ~ x + (1 | row)", "y ~ x + (1 | one)", "y ~ 0 + (1 | g)"])
 def test_groups_of_one_only_one_group_and_no_fixed_effects(formula: str) -> None:
     data = counts().iloc[:120]

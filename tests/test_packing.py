@@ -8,11 +8,21 @@ import numpy as np
 import pytest
 from designs import Design
 
+import glmm_jax as gj
 from glmm_jax import packing, structure
 from glmm_jax.build import bucket
 from glmm_jax.linalg.segments import take, total
 from glmm_jax.objective.marginal import deviance
-from glmm_jax.packing import LARGEST_WASTE, MOST, RUNS, _cells, _rectangles, in_runs, packed
+from glmm_jax.packing import (
+    LARGEST_FILL,
+    LARGEST_WASTE,
+    MOST,
+    RUNS,
+    _cells,
+    _rectangles,
+    in_runs,
+    packed,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +66,7 @@ def test_deviance_and_gradient_are_those_of_any_order(
     assert other.n <= LARGEST_WASTE * weights.sum()
     assert sorted(position[position >= 0]) == list(np.flatnonzero(weights > 0))
     monkeypatch.setattr(packing, "INDEXED", 1e6)
+    monkeypatch.setattr(packing, "LARGEST_FILL", 100.0)
     runs = in_runs(model, model.n, lambda size: size + 8)
     assert runs.structure.run in RUNS and runs.n > model.n
     both = jax.jit(jax.value_and_grad(deviance), static_argnums=2)
@@ -73,3 +84,23 @@ def test_what_does_not_pay_keeps_its_order() -> None:
     used = index == index[0]
     used[np.flatnonzero(~used)[0]] = True  # one large level, one of a single row, many of none
     assert packed(model, used, structure.identity) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "run"), [(1, 1), (3, 1), (5, 1), (8, 4), (15, 16), (17, 4), (64, 16)]
+)
+def test_runs_are_as_long_as_they_fill(rows: int, run: int) -> None:
+    """Levels of so many rows each, in any order, and one level without rows."""
+    levels = 300
+    index = np.random.default_rng(rows).permutation(np.repeat(np.arange(levels), rows))
+    index = np.where(index == 7, 8, index)
+    model = gj.build_model("y ~ 1 + (1 | g)", {"y": 1.0 * index, "g": index}, "poisson")
+    laid = in_runs(jax.tree.map(np.asarray, model), model.n, structure.identity)
+    assert laid.structure.run == run and laid.n <= LARGEST_FILL * model.n
+    assert laid.weights.sum() == model.n
+    # The response is the level: sums by level are the rows of each.
+    wanted = np.bincount(np.asarray(model.structure.index[0]))
+    place = laid.structure.index[0], len(wanted), laid.structure.layout(0)
+    np.testing.assert_array_equal(total(jax.numpy.asarray(laid.weights), *place), wanted)
+    y = np.unique(index)[np.asarray(laid.structure.index[0])]
+    np.testing.assert_array_equal(laid.y[laid.weights > 0], y[laid.weights > 0])

@@ -25,10 +25,14 @@ def cholesky(blocks: jax.Array) -> jax.Array:
             rest = blocks[..., i, j]
             for c in range(j):
                 rest = rest - lower[i, c] * lower[j, c]
-            lower[i, j] = jnp.sqrt(rest) if i == j else rest / lower[j, j]
+            lower[i, j] = _pivot(rest) if i == j else rest / lower[j, j]
     zero = jnp.zeros_like(blocks[..., 0, 0])
     rows = [jnp.stack([lower.get((i, j), zero) for j in range(k)], -1) for i in range(k)]
     return jnp.stack(rows, -2)
+
+
+def _pivot(square: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.where(square > 0, square, jnp.nan))
 
 
 def solve_lower(lower: jax.Array, right: jax.Array) -> jax.Array:

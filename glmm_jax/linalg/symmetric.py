@@ -18,7 +18,10 @@ SWEEPS = 6
 
 
 def spectrum(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Eigenvalues (P,), in no order, and eigenvectors, the columns of (P, P); NaN from NaN."""
+    """Eigenvalues (P,), in no order, and eigenvectors, the columns of (P, P).
+
+    What is not finite makes some of them so; look at the matrix first.
+    """
     P = matrix.shape[0]
     if P > LARGEST_UNROLLED:
         return tuple(jnp.linalg.eigh(matrix))

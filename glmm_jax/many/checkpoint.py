@@ -70,7 +70,8 @@ def size_in(path: Any) -> int | None:
     if not isinstance(path, str | os.PathLike):
         return None
     for file in sorted(Path(os.fsdecode(path)).glob("chunk-*.npz"))[:1]:
-        return archive.read(file)[0].get("size")
+        size = archive.read(file)[0].get("size")
+        return size if isinstance(size, int) and size > 0 else None
     return None
 
 

@@ -226,11 +226,12 @@ def _first(model: Model, unit: jax.Array, scale: jax.Array) -> Params:
         + pirls.row_score(here, model, eta) / jnp.where(information > 0, information, 1.0)
     )
     beta = _least_squares(model.X, information, working)
-    if isinstance(family.link, Identity | Sqrt | Inverse | Custom):
-        # Second choice, for links whose first step leaves their range: a constant mean.
-        constant = family.link.link(jnp.sum(used * mean) / jnp.sum(used)) - model.offset
-        value = pirls.log_density(here, model, model.X @ beta + model.offset)
-        beta = jnp.where(jnp.isfinite(value), beta, _least_squares(model.X, used, constant))
+    # Second choice, where the first step leaves the range of a link or goes far astray (a covariate
+    # with a code for missing values): a constant mean. Its matrix is one for many responses.
+    constant = family.link.link(jnp.sum(used * mean) / jnp.sum(used)) - model.offset
+    second = _least_squares(model.X, used, constant)
+    values = [pirls.log_density(here, model, model.X @ b + model.offset) for b in (beta, second)]
+    beta = jnp.where(jnp.isfinite(values[0]) & ~(values[1] > values[0]), beta, second)
     eta = model.X @ beta + model.offset
     phi = dispersion(model, eta, 0.0)
     here = Params(beta, nothing, phi)
