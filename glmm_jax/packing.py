@@ -37,7 +37,9 @@ RUNS = (16, 4)
 # for negative binomial ones.
 INDEXED = 0.4
 LARGEST_FILL = 1.25  # cells for each row
-LARGEST_MOVED = 100_000  # rows, beyond which moving them takes what it spares
+# Rows: fewer are no work, and data of a similar size share a program better; to move more takes
+# what it spares.
+MOVED = range(1_000, 100_001)
 
 MOST = 3  # rectangles: each makes kernels of its own
 LARGEST_STAIR = 256  # distinct numbers of rows in a level that are looked at
@@ -102,7 +104,7 @@ def in_runs(model: Model, used: int, pad: Callable[[int], int]) -> Model:
     structure = model.structure
     if structure.solver != "schur" or not structure.eliminated or model.random_parameters:
         return model
-    if structure.rectangles or structure.run > 1 or used > LARGEST_MOVED:
+    if structure.rectangles or structure.run > 1 or used not in MOVED:
         return model
     index = np.asarray(structure.index[0])[:used]
     counts = np.bincount(index, minlength=structure.levels[0])
