@@ -64,9 +64,7 @@ def packed(
     of row 0 and weight zero). Levels of the first factor, and so u, come in another order.
     """
     structure = model.structure
-    if structure.solver != "schur" or not structure.eliminated or model.random_parameters:
-        return None
-    if related.is_related(structure, 0) or structure.rectangles or structure.run > 1:
+    if not _can_move(model):
         return None
     levels = structure.levels[0]
     index = np.asarray(structure.index[0])
@@ -102,9 +100,7 @@ def in_runs(model: Model, used: int, pad: Callable[[int], int]) -> Model:
     out; pad, padded size of a number of rows. Levels, and so u, stay where they are.
     """
     structure = model.structure
-    if structure.solver != "schur" or not structure.eliminated or model.random_parameters:
-        return model
-    if structure.rectangles or structure.run > 1 or used not in MOVED:
+    if used not in MOVED or not _can_move(model):
         return model
     index = np.asarray(structure.index[0])[:used]
     counts = np.bincount(index, minlength=structure.levels[0])
@@ -116,23 +112,26 @@ def in_runs(model: Model, used: int, pad: Callable[[int], int]) -> Model:
     if run == 1:
         return model
     filled = -(-counts // run) * run
-    order = np.argsort(index, kind="stable")
     start = np.cumsum(filled) - filled
-    before = np.cumsum(counts) - counts
-    n = int(np.sum(filled))
+    position = np.full(sizes[run], -1)
+    position[start[index] + _number(index)] = np.arange(used)
     # A cell without a row is a copy, of weight zero, of the first row of its level; the last cells,
     # of no level, are copies of the first row of all.
-    level = np.repeat(np.arange(len(counts)), filled)
-    number = np.arange(n) - start[level]
-    cells = np.where(
-        number < counts[level], order[np.minimum(before[level] + number, used - 1)], -1
-    )
-    position = np.full(sizes[run], -1)
-    position[:n] = cells
-    copied = np.full(sizes[run], order[0])
-    copied[:n] = order[before[level]]
+    copied = np.zeros(sizes[run], np.int64)
+    held = counts > 0
+    copied[: filled.sum()] = np.repeat(position[start[held]], filled[held])
     laid = _rearranged(model, position, np.asarray, copied)
     return replace(laid, structure=replace(laid.structure, run=run))
+
+
+def _can_move(model: Model) -> bool:
+    """Whether a layout is for this model: of one linear predictor, its first factor eliminated, its
+    rows in no layout yet."""
+    structure = model.structure
+    if structure.solver != "schur" or not structure.eliminated or model.random_parameters:
+        return False
+    laid = structure.rectangles or structure.run > 1
+    return not laid and not related.is_related(structure, 0)
 
 
 def _rearranged(
@@ -166,13 +165,18 @@ def _rearranged(
     )
 
 
-def _cells(level: np.ndarray, rectangles: Rectangles) -> tuple[np.ndarray, np.ndarray]:
-    """The cell of each row, given its level in the order of size; and the level of each cell."""
+def _number(level: np.ndarray) -> np.ndarray:
+    """How many rows of its level come before each row, (n,)."""
     order = np.argsort(level, kind="stable")
     inside = level[order]
-    first = np.searchsorted(inside, inside)
     number = np.empty(len(level), np.int64)
-    number[order] = np.arange(len(level)) - first  # how many rows of its level come before
+    number[order] = np.arange(len(level)) - np.searchsorted(inside, inside)
+    return number
+
+
+def _cells(level: np.ndarray, rectangles: Rectangles) -> tuple[np.ndarray, np.ndarray]:
+    """The cell of each row, given its level in the order of size; and the level of each cell."""
+    number = _number(level)
     cell = np.full(len(level), -1)
     levels, begin, top = [], 0, 0
     for height, width in rectangles:
