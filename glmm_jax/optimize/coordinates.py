@@ -32,6 +32,7 @@ from glmm_jax.model import Model, in_order
 from glmm_jax.optimize import start as starting
 from glmm_jax.optimize.quasi_newton import SMALLEST_CURVATURE
 
+PARALLEL = 1e-14  # a sine below it is rounding
 SMALLEST_INFORMATION = 1e-9  # about a parameter, in its natural size: less is none
 
 
@@ -163,7 +164,10 @@ def _directions(
     """The row held, (k,), its length, (), and the unit vectors e and c, (k,); zeros if none is."""
     a = jnp.sum(jnp.where(row[:, None], L, 0.0), axis=0)
     e = _unit(jnp.sum(jnp.where(other[:, None], L, 0.0), axis=0))
-    return a, _length(a), e, _unit(a - (a @ e) * e)
+    length, rest = _length(a), a - (a @ e) * e
+    # What rounding leaves of two parallel rows is no direction.
+    rest = jnp.where(_length(rest) > PARALLEL * length, rest, 0.0)
+    return a, length, e, _unit(rest)
 
 
 def _length(a: jax.Array) -> jax.Array:
