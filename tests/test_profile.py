@@ -322,6 +322,21 @@ def held(layout: parameter_names.Layout, index: int, w: float) -> float:
     return {"beta": w, "sd": w, "cor": np.sin(w), "sigma": np.exp(w / 2)}[kind]
 
 
+def test_rows_that_are_parallel_to_rounding_leave_no_direction_between_them(charted) -> None:
+    # A correlation of 1: c is the row's own column, and the correlation leaves its end along it.
+    model, flat, targets, _, layout = charted
+    cor = list(layout.kinds).index("cor")
+    draw = np.random.default_rng(5)
+    for _ in range(20):
+        L = np.tril(draw.normal(size=(3, 3)))
+        L[1] = [L[1, 0], 1e-17 * L[1, 0], 0.0]
+        point = np.concatenate([flat[: model.p], L.T[np.triu_indices(3)], [0.3]])
+        found = coordinates.charts(model, jnp.asarray(point), targets)
+        assert np.sin(found.w[cor]) == pytest.approx(np.sign(L[0, 0] * L[1, 0]), abs=1e-15)
+        assert np.max(np.abs(found.Jw[cor])) == pytest.approx(abs(L[1, 0]))
+        assert np.max(np.abs(found.Jx[cor])) < 100
+
+
 def test_coordinates_hold_one_parameter_and_miss_none(charted) -> None:
     model, flat, targets, chart, layout = charted
     natural = np.asarray(parameter_names.transform(jnp.asarray(flat), layout))
