@@ -347,19 +347,14 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def _in_threads(one: Callable[[int], Any], count: int, threads: int) -> Iterator[tuple[int, Any]]:
-    """Results of one(0), ..., one(count - 1) with their numbers, in the order they are ready.
-
-    The first alone: it compiles what the others use.
-    """
-    if count:
-        yield 0, one(0)
-    if min(threads, count - 1) <= 1:
-        for b in range(1, count):
+    """Results of one(0), ..., one(count - 1) with their numbers, in the order they are ready."""
+    if min(threads, count) <= 1:
+        for b in range(count):
             yield b, one(b)
         return
-    pool = ThreadPoolExecutor(min(threads, count - 1))
+    pool = ThreadPoolExecutor(min(threads, count))
     try:
-        waiting = {pool.submit(one, b): b for b in range(1, count)}
+        waiting = {pool.submit(one, b): b for b in range(count)}
         for done in as_completed(waiting):
             yield waiting[done], done.result()
     finally:

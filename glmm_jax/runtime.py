@@ -94,6 +94,7 @@ def keep_programs() -> None:
 
 _programs: OrderedDict[Any, Any] = OrderedDict()
 _lock = threading.Lock()  # of _programs; not held while a program is compiled
+_making: dict[Any, threading.Lock] = {}  # held while a program is compiled: others wait for it
 
 
 def run(
@@ -119,21 +120,33 @@ def run(
     quick = quick and jax.default_backend() == "cpu"
     named = tuple(sorted(static.items(), key=lambda item: item[0]))
     key = function, quick, beside, tree, shapes, named
-    with _lock:
-        compiled = _programs.get(key)
-        if compiled is not None:
-            _programs.move_to_end(key)
+    compiled = _held(key)
     if compiled is None:
-        if stage is not None:
-            stage("compiling")
-        compiled = _made(function, arrays, static, quick, beside)
         with _lock:
-            _programs[key] = compiled
-            if len(_programs) > MOST_PROGRAMS:
-                _programs.popitem(last=False)
+            making = _making.setdefault(key, threading.Lock())
+        with making:
+            compiled = _held(key)
+            if compiled is None:
+                if stage is not None:
+                    stage("compiling")
+                compiled = _made(function, arrays, static, quick, beside)
+                with _lock:
+                    _programs[key] = compiled
+                    if len(_programs) > MOST_PROGRAMS:
+                        _programs.popitem(last=False)
+        with _lock:
+            _making.pop(key, None)
     if stage is not None:
         stage("fitting")
     return compiled(*arrays)
+
+
+def _held(key: Any) -> Any:
+    """The program of a key, from now on the one used last; None if there is none."""
+    with _lock:
+        if key in _programs:
+            _programs.move_to_end(key)
+        return _programs.get(key)
 
 
 def _made(

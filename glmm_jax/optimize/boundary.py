@@ -9,6 +9,7 @@ import numpy as np
 from glmm_jax import covariance
 from glmm_jax.linalg.symmetric import spectrum
 from glmm_jax.model import Model, Params, in_order, row_dispersion
+from glmm_jax.optimize.needed import needed
 
 # Rows of Lambda shorter than this, in natural units of eta, are no variance at all: the deviance
 # is even in them, so it changes by the fourth power of this, far below its rounding error.
@@ -82,7 +83,7 @@ def separated(params: Params, model: Model, information: jax.Array) -> jax.Array
         return jnp.any(endless[None] & (jnp.abs(V) > 1e-3), axis=1)
 
     suspect = sound & (jnp.min(held) <= LITTLE)
-    return jax.lax.cond(suspect, judged, lambda: jnp.zeros(model.p, bool))
+    return needed(suspect, judged, jnp.zeros(model.p, bool))
 
 
 def unbounded(model: Model, hessian: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax.linalg.symmetric import spectrum
+from glmm_jax.optimize.needed import needed
 
 # Decrements are in units of the deviance: half of g' B g is what a step can still gain.
 SEARCH_TOLERANCE = 1e-9
@@ -90,12 +91,18 @@ class _Search(NamedTuple):
     evaluations: jax.Array
 
 
-class _Round(NamedTuple):
-    search: _Search
+class _Curvature(NamedTuple):
     hessian: jax.Array
     at: jax.Array  # where the Hessian was computed
+    B: jax.Array  # its inverse, flat and falling directions as if they curved a little
+    smallest: jax.Array  # eigenvalue, and its eigenvector
+    lowest: jax.Array
+
+
+class _Round(NamedTuple):
+    search: _Search
+    curvature: _Curvature
     decrement: jax.Array
-    smallest: jax.Array
     certified: jax.Array
     gave_up: jax.Array
     rounds: jax.Array
@@ -125,6 +132,20 @@ def updated(
     cross = rho * jnp.outer(move, bent)
     square = rho * (1.0 + rho * (change @ bent)) * jnp.outer(move, move)
     return jnp.where(update, B - cross - cross.T + square, B)
+
+
+def _curvature(hessian: jax.Array, at: jax.Array) -> _Curvature:
+    """What a search needs of a Hessian; its smallest eigenvalue is NaN if it is not finite."""
+    sound = jnp.all(jnp.isfinite(hessian))
+    values, vectors = spectrum(jnp.where(sound, hessian, jnp.eye(at.shape[0], dtype=at.dtype)))
+    lowest = jnp.where(jnp.arange(at.shape[0]) == jnp.argmin(values), vectors, 0.0)
+    return _Curvature(
+        hessian=hessian,
+        at=at,
+        B=(vectors / jnp.maximum(jnp.abs(values), SMALLEST_CURVATURE)[None]) @ vectors.T,
+        smallest=jnp.where(sound, jnp.min(values), jnp.nan),
+        lowest=jnp.sum(lowest, axis=1),
+    )
 
 
 def _product(matrix: jax.Array, vector: jax.Array) -> jax.Array:
@@ -215,44 +236,39 @@ def minimise(
         turned = canonical(s.x)
         # An equivalent point has another mode and gradient: they are found before anything else.
         moved = jnp.any(turned != s.x)
-        apart = turned - r.at
-        near = (r.smallest >= NEGATIVE) & (apart @ _product(r.hessian, apart) <= NEAR)
+        known = r.curvature
+        apart = turned - known.at
+        near = (known.smallest >= NEGATIVE) & (apart @ _product(known.hessian, apart) <= NEAR)
         renew = ~moved & ~near
-        H = jax.lax.cond(renew, lambda: hessian(s.x, s.aux), lambda: r.hessian)
-        sound = jnp.all(jnp.isfinite(H))
-        values, vectors = spectrum(jnp.where(sound, H, jnp.eye(x.shape[0], dtype=x.dtype)))
-        smallest = jnp.where(sound, jnp.min(values), jnp.nan)
-        B = (vectors / jnp.maximum(jnp.abs(values), SMALLEST_CURVATURE)[None]) @ vectors.T
-        decrement = 0.5 * s.gradient @ _product(B, s.gradient)
-        minimum = smallest >= NEGATIVE
+        c = needed(renew, lambda: _curvature(hessian(s.x, s.aux), s.x), known)
+        sound = jnp.isfinite(c.smallest)
+        decrement = 0.5 * s.gradient @ _product(c.B, s.gradient)
+        minimum = c.smallest >= NEGATIVE
         small = decrement <= jnp.maximum(FINAL_TOLERANCE, slack * jnp.abs(s.value))
         # One Newton step with the exact Hessian ends a search at rounding, not at a tolerance.
         polished = (r.hessians > 0) | (decrement <= EXACT)
         certified = ~moved & sound & minimum & small & polished
         # Along negative curvature the gradient may vanish: a unit step, downhill if either way is.
-        v = jnp.sum(jnp.where(jnp.arange(x.shape[0]) == jnp.argmin(values), vectors, 0.0), axis=1)
-        v = v * jnp.where(v @ s.gradient > 0, -1.0, 1.0)
-        escape = sound & ~minimum & (decrement <= 1e-3 * jnp.maximum(1.0, jnp.abs(smallest)))
-        direction = jnp.where(escape, v, direction_from(B, s.gradient, s.x, 1.0))
+        v = c.lowest * jnp.where(c.lowest @ s.gradient > 0, -1.0, 1.0)
+        escape = sound & ~minimum & (decrement <= 1e-3 * jnp.maximum(1.0, jnp.abs(c.smallest)))
+        direction = jnp.where(escape, v, direction_from(c.B, s.gradient, s.x, 1.0))
         # A search that stalled from a fresh Hessian will stall again.
         gave_up = ~moved & (~sound | (s.stalled & (s.accepted == 0) & (r.hessians > 0)))
         flip = jnp.where(turned * s.x < 0, -1.0, 1.0)
         s = s._replace(
             x=turned,
             anew=moved,
-            B=jnp.where(moved, jnp.outer(flip, flip) * s.B, B),
+            B=jnp.where(moved, jnp.outer(flip, flip) * s.B, c.B),
             direction=jnp.where(moved, 0.0, direction),
-            bend=jnp.where(escape & ~moved, smallest, 0.0),
+            bend=jnp.where(escape & ~moved, c.smallest, 0.0),
             fraction=jnp.ones((), x.dtype),
             accepted=jnp.asarray(0),
             finished=jnp.asarray(False),
         )
         return _Round(
             search=s,
-            hessian=H,
-            at=jnp.where(renew, turned, r.at),
+            curvature=c,
             decrement=decrement,
-            smallest=jnp.where(moved, r.smallest, smallest),
             certified=certified,
             gave_up=gave_up,
             rounds=r.rounds + 1,
@@ -264,14 +280,14 @@ def minimise(
         return ~r.certified & ~r.gave_up & allowed
 
     one, zero = jnp.ones((), x.dtype), jnp.zeros((), x.dtype)
-    values, vectors = spectrum(metric)
-    floor = jnp.maximum(jnp.abs(values), SMALLEST_CURVATURE)
+    # Only a guess: nothing is near to where it was made.
+    guessed = _curvature(metric, x)._replace(smallest=jnp.nan * one)
     begin = _Search(
         x=x,
         aux=aux,
         value=jnp.inf * one,
         gradient=jnp.zeros_like(x),
-        B=(vectors / floor[None]) @ vectors.T,
+        B=guessed.B,
         direction=jnp.zeros_like(x),
         bend=zero,
         fraction=one,
@@ -283,10 +299,8 @@ def minimise(
     )
     state = _Round(
         search=begin,
-        hessian=metric,
-        at=x,
+        curvature=guessed,
         decrement=jnp.inf * one,
-        smallest=jnp.nan * one,
         certified=jnp.asarray(False),
         gave_up=jnp.asarray(False),
         rounds=jnp.asarray(0),
@@ -299,9 +313,9 @@ def minimise(
         aux=s.aux,
         value=s.value,
         gradient=s.gradient,
-        hessian=r.hessian,
+        hessian=r.curvature.hessian,
         decrement=r.decrement,
-        smallest=r.smallest,
+        smallest=r.curvature.smallest,
         evaluations=s.evaluations,
         hessians=r.hessians,
         gave_up=r.gave_up,
