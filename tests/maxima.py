@@ -31,6 +31,7 @@ from glmm_jax.formula.frame import Frame
 from glmm_jax.inference import ranef, uncertainty
 from glmm_jax.model import Model, unflatten
 from glmm_jax.objective.marginal import is_joint, marginal, params_at
+from glmm_jax.optimize import boundary
 from glmm_jax.results import Fit
 from glmm_jax.status import Status
 
@@ -121,7 +122,7 @@ class Maximum:
             status=np.array(Status.CONVERGED),
             decrement=np.zeros(()),
             smallest_eigenvalue=np.ones(()),
-            singular=np.zeros(model.m, bool),
+            singular=x[wide.p : wide.p + model.m] == 0.0,
             separated=np.zeros(model.p + model.d, bool),
             evaluations=np.zeros((), int),
             hessians=np.ones((), int),
@@ -143,8 +144,10 @@ def _start(one: Case, frame: Frame, model: Model) -> tuple[np.ndarray, np.ndarra
         others = np.array([2.0 * np.log(one.sigma)])
     beta, error = np.zeros((2, model.p))
     beta[: len(order)], error[: len(order)] = one.beta[order], one.se[order]
-    scale = np.concatenate([error, np.maximum(np.abs(one.theta), 0.01), np.ones(model.d)])
-    return np.concatenate([beta, one.theta, others]), scale
+    # glmmTMB stops near a variance of zero: at zero the gradient is none, and H says what it is.
+    theta = np.where(np.abs(one.theta) < boundary.ZERO, 0.0, one.theta)
+    scale = np.concatenate([error, np.maximum(np.abs(theta), 0.01), np.ones(model.d)])
+    return np.concatenate([beta, theta, others]), scale
 
 
 def _newton(

@@ -48,7 +48,7 @@ FITTED = (
     "cm3_cloglog", "cm3_agq11", "contra_rankdef", "toenail_visit", "toenail_slope",
     "cbpp", "cbpp_prop", "cbpp_agq9", "cbpp_prop_agq9", "betabinom_as_binom", "betabinom",
     "gt_pois3", "gt_pois2", "cross_pois", "wts_pois_int",
-    "singular_pois", "singular_pois_slope", "singular_pois_agq9",
+    "singular_pois", "singular_pois_slope",
     "sal_nb2", "sal_nb1", "sal_nb2_disp", "genpois",
     "sal_zip", "hurdle_pois",
     "sleep_corr_ml", "sim_gauss_slope_ml", "sim_gauss_w_ml", "pastes_nested_ml",
