@@ -113,11 +113,7 @@ def estimate(
     ------
     ValueError : nagq, optimizer, max_steps or the shapes of `start` are not as above.
     """
-    return estimated(model, start, **checked(model, nagq, start, optimizer, max_steps, reml))
-
-
-def estimated(model: Model, start: Params | None, **settings: Any) -> Estimate:
-    """`estimate` with the static arguments of `program`."""
+    settings = checked(model, nagq, start, optimizer, max_steps, reml)
     still = jax.lax.stop_gradient((model, start))
     with PRECISE():
         found = jax.lax.stop_gradient(program(*still, **settings))
@@ -195,25 +191,19 @@ def _newton(nagq: int, reml: bool, x: jax.Array, arguments: Any, right: jax.Arra
     return -jax.lax.custom_linear_solve(product, right, solve, symmetric=True)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _known_deviance(
     nagq: int, reml: bool, value: jax.Array, x: jax.Array, model: Model, mode: Any
 ) -> jax.Array:
     """The deviance at the optimum x, whose value is known: only its derivatives are computed."""
-    return value
 
+    def change(value: jax.Array, arguments: Any, direction: Any) -> jax.Array:
+        # That in x is zero at every optimum, and so is all that follows from it: x moves in the
+        # derivatives of what is left.
+        x, model, mode = arguments
+        moved = direction[1 : 1 + len(jax.tree.leaves(model))]
+        return implicit.along(lambda m: objective.profiled(x, m, mode, nagq, reml), model, moved)
 
-def _known_deviance_jvp(nagq, reml, primals, tangents):
-    _, x, model, mode = primals
-    # That in x is zero at every optimum, and so is all that follows from it: x moves in the
-    # derivatives of what is left.
-    change = implicit.along(
-        lambda m: objective.profiled(x, m, mode, nagq, reml), model, tangents[2]
-    )
-    return _known_deviance(nagq, reml, *primals), change
-
-
-_known_deviance.defjvp(_known_deviance_jvp, symbolic_zeros=True)
+    return implicit.known(lambda _, value: value, change, (x, model, mode), value)
 
 
 def checked(

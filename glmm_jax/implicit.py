@@ -2,20 +2,25 @@
 
 If r(x, a) = 0 defines x(a), then dx = -(dr/dx)^-1 (dr/da) da. The rule calls the differentiable
 root again, so derivatives of any order, forward and reverse, follow from it.
+
+The rule belongs to a primitive of its own and not to a `jax.custom_jvp`: in reverse mode
+`jax.lax.scan` and `jax.lax.map` drop a `custom_jvp` and keep the plain function (jax 0.10), so that
+a second derivative would be that of the search, or zero where the root was given, without a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+Flat = Sequence[Any]  # leaves of a pytree
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def root(
     find: Callable[[Any, Any], Any],
     residual: Callable[[Any, Any], Any],
@@ -33,28 +38,53 @@ def root(
     arguments : pytree of arrays; integer leaves carry no derivative.
     guess : where `find` starts; the root does not depend on it, so it carries no derivative.
     """
-    del residual, solve
-    return find(arguments, guess)
+
+    def change(x: Any, arguments: Any, direction: Any) -> Any:
+        moved = along(lambda moved: residual(x, moved), arguments, direction)
+        return solve(x, arguments, moved)
+
+    return known(find, change, arguments, guess)
 
 
-def _root_jvp(find, residual, solve, primals, tangents):
-    arguments, guess = primals
-    x = root(find, residual, solve, arguments, guess)
-    change = along(lambda moved: residual(x, moved), arguments, tangents[0])
-    return x, solve(x, arguments, change)
+def known(
+    find: Callable[[Any, Any], Any],
+    change: Callable[[Any, Any, Any], Any],
+    arguments: Any,
+    guess: Any,
+) -> Any:
+    """find(arguments, guess), shaped as the guess, whose derivative is said and not computed.
 
+    Parameters
+    ----------
+    find : never differentiated.
+    change : (x, arguments, direction) -> dx along a direction in which None is an array at rest;
+        differentiated again for derivatives of higher order.
+    arguments, guess : pytrees of arrays; the guess carries no derivative.
+    """
+    guesses, shape = jax.tree.flatten(guess)
+    leaves, tree = jax.tree.flatten(arguments)
+    count = len(guesses)
 
-root.defjvp(_root_jvp, symbolic_zeros=True)
+    def function(*flat: Any) -> Flat:
+        return jax.tree.leaves(find(tree.unflatten(flat[count:]), shape.unflatten(flat[:count])))
+
+    def rule(primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
+        given, at = shape.unflatten(primals[:count]), tree.unflatten(primals[count:])
+        x = known(find, change, at, given)
+        return jax.tree.leaves(x), jax.tree.leaves(change(x, at, list(tangents[count:])))
+
+    out = _known.bind(*guesses, *leaves, function=function, rule=rule, count=count)
+    return shape.unflatten(out)
 
 
 def along(function: Callable[[Any], Any], at: Any, direction: Any) -> Any:
-    """Derivative of a function of a pytree along a direction whose leaves may be `SymbolicZero`.
+    """Derivative of a function of a pytree along a direction whose leaves may be None, for zero.
 
     Only what moves is differentiated: tangents of zero through all of a model cost as much as any.
     """
     leaves, tree = jax.tree.flatten(at)
-    tangents = jax.tree.leaves(direction, is_leaf=_is_zero)
-    moving = [i for i, tangent in enumerate(tangents) if not _is_zero(tangent)]
+    tangents = jax.tree.leaves(direction, is_leaf=lambda tangent: tangent is None)
+    moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
     if not moving:
         return jax.tree.map(jnp.zeros_like, function(at))
 
@@ -67,5 +97,58 @@ def along(function: Callable[[Any], Any], at: Any, direction: Any) -> Any:
     return jax.jvp(moved, [leaves[i] for i in moving], [tangents[i] for i in moving])[1]
 
 
-def _is_zero(tangent: Any) -> bool:
-    return isinstance(tangent, SymbolicZero)
+# Of the leaves of a guess, `count` of them, and of arguments: function gives the result, shaped as
+# the guess; rule takes the same leaves and their tangents, None for zero.
+_known = Primitive("known")
+_known.multiple_results = True
+
+
+@_known.def_impl
+def _value(*flat: Any, function: Callable, rule: Callable, count: int) -> Flat:
+    return function(*flat)
+
+
+@_known.def_abstract_eval
+def _shapes(*flat: Any, function: Callable, rule: Callable, count: int) -> Flat:
+    return [a.update(weak_type=False) for a in flat[:count]]
+
+
+def _jvp(
+    primals: Flat, tangents: Flat, *, function: Callable, rule: Callable, count: int
+) -> tuple[Flat, Flat]:
+    def resting(tangent: Any) -> bool:
+        return isinstance(tangent, ad.Zero) or tangent.dtype == jax.dtypes.float0
+
+    return rule(primals, [None if resting(tangent) else tangent for tangent in tangents])
+
+
+def _batched(
+    flat: Flat, axes: Sequence[int | None], *, function: Callable, rule: Callable, count: int
+) -> tuple[Flat, Flat]:
+    size = next(a.shape[axis] for a, axis in zip(flat, axes, strict=True) if axis is not None)
+    # The result has an axis of lanes if any of the arrays has, and so must the guess.
+    guesses = [
+        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
+        for a, axis in zip(flat[:count], axes[:count], strict=True)
+    ]
+    axes = (*[0] * count, *axes[count:])
+
+    def lanes(primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
+        moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
+
+        def lane(primals: Flat, moved: Flat) -> tuple[Flat, Flat]:
+            parts = dict(zip(moving, moved, strict=True))
+            return rule(primals, [parts.get(i) for i in range(len(axes))])
+
+        mapped = jax.vmap(lane, in_axes=(list(axes), [axes[i] for i in moving]))
+        return mapped(list(primals), [tangents[i] for i in moving])
+
+    out = _known.bind(
+        *guesses, *flat[count:], function=jax.vmap(function, in_axes=axes), rule=lanes, count=count
+    )
+    return out, [0] * len(out)
+
+
+ad.primitive_jvps[_known] = _jvp
+batching.primitive_batchers[_known] = _batched
+mlir.register_lowering(_known, mlir.lower_fun(_value, multiple_results=True))
