@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from glmm_jax.estimate import MAX_STEPS, PRECISE, Estimate, checked, estimated, program
+from glmm_jax.estimate import MAX_STEPS, PRECISE, Estimate, checked, differentiable, program
 from glmm_jax.model import Model, Params
 from glmm_jax.optimize.first_order import FirstOrder
 
@@ -53,11 +53,7 @@ def estimate_many(
     stack = models if isinstance(models, Model) else stacked(models)
     settings = checked(_first(stack), nagq, _first(start), optimizer, max_steps, reml)
     _check_batch_size(batch_size)
-
-    def one(lane: tuple[Model, Params | None]) -> Estimate:
-        return estimated(*lane, **settings, lone=batch_size is None)
-
-    return jax.lax.map(one, (stack, start), batch_size=batch_size)
+    return _estimated(None, stack, start, batch_size, settings)
 
 
 def estimate_responses(
@@ -96,10 +92,51 @@ def estimate_responses(
     _check_responses(model, responses)
     _check_batch_size(batch_size)
 
-    def one(y: jax.Array) -> Estimate:
-        return estimated(replace(model, y=y), start, **settings, lone=batch_size is None)
+    count = responses.shape[0]
+    starts = jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *jnp.shape(a))), start)
+    return _estimated(model, responses, starts, batch_size, settings)
 
-    return jax.lax.map(one, responses, batch_size=batch_size)
+
+def _estimated(
+    model: Model | None, lanes: Any, starts: Params | None, batch_size: int | None, settings: Any
+) -> Estimate:
+    """Estimates of models that lie side by side, or of one model with each of several responses."""
+    still = jax.lax.stop_gradient((model, lanes, starts))
+    with PRECISE():
+        found = _searched(*still, batch_size=batch_size, **settings)
+        return _differentiable(jax.lax.stop_gradient(found), model, lanes, batch_size=batch_size)
+
+
+# Called outside a program, a map would be compiled anew each time; and a derivative needs no search
+# of its own.
+@partial(jax.jit, static_argnames=("nagq", "method", "max_steps", "reml", "batch_size"))
+def _searched(
+    model: Model | None,
+    lanes: Any,
+    starts: Params | None,
+    *,
+    batch_size: int | None,
+    **settings: Any,
+) -> Estimate:
+    def one(lane: tuple[Any, Params | None]) -> Estimate:
+        here = _lane(model, lane[0])
+        return program(here, lane[1], lone=batch_size is None, **settings)
+
+    return jax.lax.map(one, (lanes, starts), batch_size=batch_size)
+
+
+@partial(jax.jit, static_argnames="batch_size")
+def _differentiable(
+    found: Estimate, model: Model | None, lanes: Any, *, batch_size: int | None
+) -> Estimate:
+    def one(lane: tuple[Estimate, Any]) -> Estimate:
+        return differentiable(lane[0], _lane(model, lane[1]))
+
+    return jax.lax.map(one, (found, lanes), batch_size=batch_size)
+
+
+def _lane(model: Model | None, lane: Any) -> Model:
+    return lane if model is None else replace(model, y=lane)
 
 
 @partial(jax.jit, static_argnames=("nagq", "method", "max_steps", "reml", "together", "mesh"))
