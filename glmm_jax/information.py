@@ -70,7 +70,8 @@ def vcov(params: Params, model: Model, nagq: int = 1, reml: bool = False) -> jax
     """
     check(params, model)
     objective.check(model, nagq, reml)
-    return _vcov(params, model, nagq=nagq, reml=reml)
+    H = _hessian(params, model, nagq=nagq, reml=reml)
+    return _twice_inverse(H, ~boundary.held(params, model))
 
 
 def standard_errors(params: Params, model: Model, nagq: int = 1, reml: bool = False) -> Params:
@@ -116,10 +117,8 @@ def _hessian(params: Params, model: Model, *, nagq: int, reml: bool) -> jax.Arra
     return jax.scipy.linalg.block_diag(own, H)
 
 
-@partial(jax.jit, static_argnames=("nagq", "reml"))
-def _vcov(params: Params, model: Model, *, nagq: int, reml: bool) -> jax.Array:
-    H = _hessian(params, model, nagq=nagq, reml=reml)
-    free = ~boundary.held(params, model)
+@jax.jit
+def _twice_inverse(H: jax.Array, free: jax.Array) -> jax.Array:
     pair = free[:, None] & free[None, :]
     H = jnp.where(pair, H, jnp.eye(H.shape[0], dtype=H.dtype))
     # Scaled to a unit diagonal, so that raw age^2 beside an intercept does no harm.
