@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import scipy.linalg
-from reference_cases import Case
+from reference_cases import Case, Point
 
 from glmm_jax import families, fitted, pirls
 from glmm_jax.build import Placement, arrange
@@ -109,6 +109,8 @@ class Maximum:
         moved = np.intersect1d(free, real) - free[0]
         x[free], found, H = _newton(x[free], size[free], wide, mode, moved, **settings)
         deviance, gradient, u = found
+        self._one, self._names, self._free = one, frame.X_names, free
+        self._slope = partial(slope, model=wide, mode=mode, **settings)
         if joint:
             u, x[: wide.p] = u
             H = scipy.linalg.block_diag(given_theta(x, wide, u), H)
@@ -132,6 +134,15 @@ class Maximum:
         values, covariances = conditional(x, wide, u)
         self.fittedvalues = np.asarray(values)[: one.n]
         self.effects = _effects(self.fit, placement, covariances)
+
+    def deviance(self, point: Point) -> float:
+        """Our deviance at a point of the reference."""
+        beta = np.zeros(self._slope.keywords["model"].p)
+        if point.beta is not None:
+            order = [self._one.names().index(name) for name in self._names]
+            beta[: len(order)] = point.beta[order]
+        x = np.concatenate([beta, point.theta, point.others])
+        return float(self._slope(x[self._free])[0])
 
 
 def _start(one: Case, frame: Frame, model: Model) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from maxima import Maximum
 from reference_cases import Case, case, cases, independent, load, map_names
+from test_objective_points import OWN, agree
 
 import glmm_jax as gj
 from glmm_jax import families
@@ -139,6 +140,10 @@ def test_agrees_with_the_reference(one: Case) -> None:
         np.testing.assert_allclose(se, _standard_errors(one), rtol=1e-3)
     _modes_agree(one, effects)
     np.testing.assert_allclose(fitted[:10], one.fitted10, atol=0, rtol=1e-3)
+    if one.id not in FITTED and one.nagq:
+        for point in one.points:  # those of fitted models are in test_objective_points
+            assert point.deviance is not None
+            agree(_maximum(key_of(one)).deviance(point), point.deviance, OWN)
 
 
 def _others_agree(one: Case, fit: Fit) -> None:
