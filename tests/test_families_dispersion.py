@@ -260,16 +260,26 @@ def test_finite_with_derivatives_far_out(row):
     eta = jnp.array(FAR[use])
     x = jnp.array(row.parameters)
 
-    def everything(y, eta, x):
+    def arguments(eta, x):
         dispersion = None if len(x) == 0 else x[0] if len(x) == 1 else tuple(x)
-        size = None if row.size is None else jnp.asarray(9.0)
-        value = family.log_prob(y, eta, dispersion, size)
-        return value + (family.fisher(eta, dispersion, size) if family.has_fisher else 0.0)
+        return eta, dispersion, None if row.size is None else jnp.asarray(9.0)
 
-    first = jax.grad(everything, 1)
-    third = jax.jacfwd(jax.jacfwd(first, 1), 1)
-    both = jax.jacfwd(first, 2)
-    functions = (everything, first, third, both)
+    def density(y, eta, x):
+        return family.log_prob(y, *arguments(eta, x))
+
+    def fisher(_, eta, x):
+        return family.fisher(*arguments(eta, x))
+
+    def derivatives(function, order):
+        along = lambda f: lambda y, eta, x: _derivative(lambda eta: f(y, eta, x))(eta)  # noqa: E731
+        first = higher = along(function)
+        for _ in range(order - 1):
+            higher = along(higher)
+        return function, first, higher, jax.jacfwd(first, 2)
+
+    functions = derivatives(density, 3)
+    if family.has_fisher:  # itself a second derivative, of which Laplace's Hessian has two
+        functions += derivatives(fisher, 2)
     run = jax.jit(jax.vmap(lambda y, eta: [f(y, eta, x) for f in functions], (None, 0)))
     for y in {"unit": (0.01, 0.9), "trials": (0.0, 4.0, 9.0)}.get(row.support, (1.0, 7.0)):
         for values in run(jnp.asarray(y), eta):

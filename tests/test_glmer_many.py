@@ -181,7 +181,7 @@ def test_data_sets_of_one_frame(design: pd.DataFrame) -> None:
     rng = np.random.default_rng(7)
     parts = []
     for s in range(12):
-        m = int(rng.integers(110, N))
+        m = int(rng.integers(113, N))  # the size of other fits
         g = design["g"].to_numpy()[np.sort(rng.permutation(N)[:m])]
         x = np.ones(m) if s == 4 else rng.normal(size=m)
         y = rng.poisson(np.exp(0.4 + 0.3 * x + 0.5 * rng.normal(size=GROUPS)[g]))
