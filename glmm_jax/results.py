@@ -123,18 +123,29 @@ class Fit:
     @cached_property
     def _covariance(self) -> np.ndarray:
         """See `vcov_all`."""
-        H = np.array(self.estimate.hessian)
-        free = np.ones(len(H), bool)
+        return vcov.covariance(np.array(self.estimate.hessian), self._free)
+
+    @cached_property
+    def _free(self) -> np.ndarray:
+        """Parameters that are not held on the boundary, (P,) booleans."""
+        free = np.ones(len(self.estimate.hessian), bool)
         p, theta = len(self.frame.X_names), self.estimate.params.theta
         free[p : p + len(theta)] = ~varcorr.held(self.frame, theta)
-        return vcov.covariance(H, free)
+        return free
+
+    @cached_property
+    def flat_directions(self) -> np.ndarray:
+        """Directions of (beta, theta, dispersion) about which the data say nothing, (P, k)."""
+        return vcov.flat_directions(np.array(self.estimate.hessian), self._free)
 
     @cached_property
     def vcov_all(self) -> pd.DataFrame:
         """Joint covariance of (beta, theta, dispersion): twice the inverse Hessian of the deviance.
 
         A variance at zero has no sampling distribution of this kind: the rows of its column of
-        Lambda are zero. At nagq = 0 and with reml the beta part is (RX'RX)^-1, theta held fixed.
+        Lambda are zero. A direction in which the deviance is flat to rounding is left out, and
+        `warnings` names it. At nagq = 0 and with reml the beta part is (RX'RX)^-1, theta held
+        fixed.
         """
         names = [*self._names, *varcorr.theta_names(self.frame)]
         names += parameter_names.dispersion_names(self)

@@ -295,4 +295,11 @@ def test_a_correlation_that_the_data_do_not_determine_is_named() -> None:
     fit = glmer("y ~ 1 + (0 + c | row)", data, "poisson")
     (sentence,) = fit.warnings
     assert sentence.startswith("Not determined: the data say nothing about the correlation of c[a]")
+    table = fit.varcorr()
+    unknown = table["name2"].notna()
+    assert table[unknown][["se", "2.5 %", "97.5 %"]].isna().all(axis=None)
+    # What is determined keeps its standard error: it is that of independent columns.
+    apart = glmer("y ~ 1 + diag(0 + c | row)", data, "poisson").varcorr()
+    np.testing.assert_allclose(table["se"][~unknown], apart["se"], rtol=1e-4)
+    assert fit.tidy()["std_error"].isna().sum() == 1
     assert fitted("cm4/lme4").warnings == ()

@@ -76,13 +76,13 @@ def test_standard_errors_are_the_delta_method_for_any_number_of_columns() -> Non
     theta = L[term.kind.entries()]
 
     def table(theta: np.ndarray) -> np.ndarray:
-        rows = varcorr._term_rows(term, term.triangle(theta), V, 1.96)
+        rows = varcorr._term_rows(term, term.triangle(theta), V, np.zeros((6, 0)), 1.96)
         return np.array([row.sdcor for row in rows])
 
     step = 1e-6
     moved = [table(theta + step * e) - table(theta - step * e) for e in np.eye(6)]
     J = np.array(moved).T / (2 * step)
-    rows = varcorr._term_rows(term, term.triangle(theta), V, 1.96)
+    rows = varcorr._term_rows(term, term.triangle(theta), V, np.zeros((6, 0)), 1.96)
     np.testing.assert_allclose([row.se for row in rows], np.sqrt(np.diag(J @ V @ J.T)), rtol=1e-8)
     names = [(row.name1, row.name2) for row in rows]
     assert names[:3] == [("Intercept", None), ("x", None), ("z", None)]

@@ -281,9 +281,9 @@ def _undetermined(fit: Fit) -> list[str]:
     """Correlations about which the data say nothing: a single flat parameter, which the scaled
     eigenvalues do not show."""
     table = varcorr(fit)
-    if not fit.is_singular:
-        # A direction flat to rounding is left out of the covariance, and has zeros there.
-        table["se"] = table["se"].where(table["se"] != 0, np.inf)
+    if fit.flat_directions.size:
+        # Inside its range a correlation has no standard error if it moves along one of them.
+        table["se"] = table["se"].mask(table["se"].isna() & (table["sdcor"].abs() < 1), np.inf)
     unknown = table[table["name2"].notna() & (table["se"] > RANGE)]
     columns = (unknown[name] for name in ("group", "name1", "name2", "se"))
     return [

@@ -24,7 +24,6 @@ from glmm_jax.covariance import AR1, Covariance, Diagonal, Structured
 from glmm_jax.families.gaussian import Gaussian
 from glmm_jax.formula.frame import CONDITIONAL, RandomBlock
 from glmm_jax.inference import structured
-from glmm_jax.inference.vcov import FLAT
 from glmm_jax.model import flatten
 from glmm_jax.runtime import engine
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 # root; "cor2", "cor3", ...: the common correlation of so many columns.
 KINDS = ("beta", "sd", "cor", "sigma", "parameter", "root", "cor2")
 SIGMA = "sigma"
-# The part that a parameter has in a direction in which the deviance is flat.
-LOADING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -131,13 +128,7 @@ def dispersion_errors(fit: Fit) -> np.ndarray:
     """
     first = fit.model.p + fit.model.m
     errors = np.sqrt(np.diag(fit.vcov_all.to_numpy())[first:])
-    H = np.asarray(fit.estimate.hessian)[first:, first:]
-    if not H.size or not np.all(np.isfinite(H)):
-        return errors
-    size = np.sqrt(np.where(np.diag(H) > 0, np.diag(H), 1.0))
-    values, vectors = np.linalg.eigh(H / np.outer(size, size))
-    flat = vectors[:, values <= FLAT * max(values[-1], 0.0)]
-    return np.where(np.any(np.abs(flat) > LOADING, axis=1), np.inf, errors)
+    return np.where(np.any(fit.flat_directions[first:] != 0, axis=1), np.inf, errors)
 
 
 def names(fit: Fit) -> list[str]:

@@ -15,7 +15,7 @@ from glmm_jax import covariance as kinds
 from glmm_jax.build import kind_of
 from glmm_jax.covariance import Covariance, Full, Structured, structured_factor
 from glmm_jax.formula.frame import CONDITIONAL, Frame, RandomBlock
-from glmm_jax.inference import structured
+from glmm_jax.inference import structured, vcov
 from glmm_jax.inference.levels import check_level, percent
 from glmm_jax.inference.parameter_names import has_sigma, prefix
 
@@ -118,7 +118,8 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
 
     A variance of zero and a correlation of 1 or -1 lie on the boundary, where neither a standard
     error nor a Wald interval exists: both are NaN. Where another column of Lambda is zero it is
-    held there. Near the boundary the intervals are poor: use a profile or a bootstrap.
+    held there. What the data do not determine (see `fit.warnings`) has neither of them as well.
+    Near the boundary the intervals are poor: use a profile or a bootstrap.
 
     Raises
     ------
@@ -129,15 +130,15 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
     quantile = float(-scipy.special.ndtri(tail))
     p, m = len(fit.params), len(fit.theta)
     V_all = fit.vcov_all.to_numpy()
-    V_theta = V_all[p : p + m, p : p + m]
+    V_theta, flat_theta = V_all[p : p + m, p : p + m], fit.flat_directions[p : p + m]
     theta = np.asarray(fit.theta)
     rows: list[_Row] = []
     for term in covariance_terms(fit.frame):
-        V = V_theta[term.part, term.part]
+        V, flat = V_theta[term.part, term.part], flat_theta[term.part]
         if isinstance(term.kind, Structured):
-            rows += _structured_rows(term, theta[term.part], V, quantile)
+            rows += _structured_rows(term, theta[term.part], V, flat, quantile)
         else:
-            rows += _term_rows(term, term.triangle(theta), V, quantile)
+            rows += _term_rows(term, term.triangle(theta), V, flat, quantile)
     if has_sigma(fit):
         assert fit.dispersion is not None
         # sigma = exp(log(phi) / 2)
@@ -155,7 +156,11 @@ def varcorr(fit: Fit, level: float = 0.95) -> pd.DataFrame:
 
 
 def _term_rows(
-    term: CovarianceTerm, Lambda: np.ndarray, V_theta: np.ndarray, quantile: float
+    term: CovarianceTerm,
+    Lambda: np.ndarray,
+    V_theta: np.ndarray,
+    flat: np.ndarray,
+    quantile: float,
 ) -> list[_Row]:
     assert not isinstance(term.kind, Structured)
     where, names = (term.block.part, term.block.grouping), term.block.names
@@ -167,7 +172,7 @@ def _term_rows(
         se = np.nan
         if sd[j] > 0:
             gradient = np.where(row == j, Lambda[j, column], 0.0) / sd[j]
-            se = _delta(gradient, V_theta)
+            se = _delta(gradient, V_theta, flat)
         limits = _sd_limits(sd[j], se, quantile)
         rows.append(_Row(*where, name, None, V[j, j], sd[j], se, *limits))
     pairs = np.tril_indices(len(V), -1) if isinstance(term.kind, Full) else ((), ())
@@ -179,21 +184,25 @@ def _term_rows(
             towards_j = (Lambda[i] / sd[i] - r * Lambda[j] / sd[j]) / sd[j]
             gradient = np.where(row == i, towards_i[column], 0.0)
             gradient = gradient + np.where(row == j, towards_j[column], 0.0)
-            se = _delta(gradient, V_theta)
+            se = _delta(gradient, V_theta, flat)
         limits = _correlation_limits(r, se, quantile)
         rows.append(_Row(*where, names[j], names[i], V[i, j], r, se, *limits))
     return rows
 
 
 def _structured_rows(
-    term: CovarianceTerm, theta: np.ndarray, V_theta: np.ndarray, quantile: float
+    term: CovarianceTerm,
+    theta: np.ndarray,
+    V_theta: np.ndarray,
+    flat: np.ndarray,
+    quantile: float,
 ) -> list[_Row]:
     kind = term.kind
     assert isinstance(kind, Structured)
     where = term.block.part, term.block.grouping
     values, slopes = structured.reported(kind, theta)
     error = np.abs(slopes) * np.sqrt(np.diag(V_theta))
-    error[kinds.held(kind, theta)] = np.nan
+    error[kinds.held(kind, theta) | np.any(flat != 0, axis=1)] = np.nan
     rows = []
     for (name1, name2), value, se in zip(structured.names(term.block), values, error, strict=True):
         if name2 is None:
@@ -205,7 +214,9 @@ def _structured_rows(
     return rows
 
 
-def _delta(gradient: np.ndarray, V: np.ndarray) -> float:
+def _delta(gradient: np.ndarray, V: np.ndarray, flat: np.ndarray) -> float:
+    if vcov.moves(gradient, flat):
+        return np.nan
     return float(np.sqrt(np.maximum(gradient @ V @ gradient, 0.0)))
 
 

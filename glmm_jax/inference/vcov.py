@@ -10,6 +10,8 @@ import numpy as np
 
 # An eigenvalue of the Hessian, scaled to a unit diagonal, that is zero up to rounding.
 FLAT = 1e-13
+# The part that a parameter has in such a direction; less of it is rounding.
+LOADING = 1e-3
 
 # Up to this many parameters, matrices whose determinant is above this are inverted all at once: a
 # third of the time of one eigendecomposition after another.
@@ -20,8 +22,8 @@ REGULAR = 1e-6
 def covariance(hessian: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Twice the inverse of the Hessian over the free parameters, (..., P, P); zero elsewhere.
 
-    A direction in which the deviance is flat to rounding carries no information and is left out.
-    NaN where the Hessian is not finite.
+    A direction in which the deviance is flat to rounding carries no information and is left out
+    (see `flat_directions`). NaN where the Hessian is not finite.
 
     Parameters: hessian (..., P, P); free (..., P) booleans.
     """
@@ -45,6 +47,32 @@ def covariance(hessian: np.ndarray, free: np.ndarray) -> np.ndarray:
         found[left] = half @ np.swapaxes(half, -1, -2)
     found = np.where(pair, 2.0 * found / scale, 0.0)
     return np.where(sound[..., None, None], found, np.nan)
+
+
+def flat_directions(hessian: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Directions in which the deviance is flat to rounding, (P, k), zero where not free.
+
+    What moves along one of them has no standard error, though `covariance` leaves it out. None
+    where the Hessian is not finite.
+
+    Parameters: hessian (P, P); free (P,) booleans.
+    """
+    at = np.flatnonzero(free)
+    H = hessian[np.ix_(at, at)]
+    if not H.size or not np.all(np.isfinite(H)):
+        return np.zeros((len(free), 0))
+    size = np.sqrt(np.where(np.diag(H) > 0, np.diag(H), 1.0))
+    values, vectors = np.linalg.eigh(H / np.outer(size, size))
+    found = vectors[:, values <= FLAT * max(values[-1], 0.0)]
+    out = np.zeros((len(free), found.shape[1]))
+    out[at] = np.where(np.abs(found) > LOADING, found, 0.0) / size[:, None]
+    return out
+
+
+def moves(gradient: np.ndarray, directions: np.ndarray) -> bool:
+    """Whether a function with this gradient, (P,), changes along one of the directions, (P, k)."""
+    parts = gradient[:, None] * directions
+    return bool(np.any(np.abs(parts.sum(axis=0)) > LOADING * np.abs(parts).sum(axis=0)))
 
 
 def _inverses(H: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
