@@ -26,6 +26,9 @@ MAX_STEPS = 500
 # Step in scaled parameters for differences of the gradient, about a tenth of a standard error where
 # the iterative solver is for: the error is below 1e-5 of the Hessian.
 DIFFERENCE = 1e-3
+# Steps after which a search asks for the Hessian, or as many as there are parameters if these are
+# more: it costs about one gradient for each, and tells more than what so many steps have shown.
+SHORTEST_ROUND = 6
 # A GPU rounds what products of float32 matrices are made of to 11 bits, unless told otherwise: with
 # a gradient of three digits no search meets its tolerance, and each goes on to its last step.
 PRECISE = partial(jax.default_matmul_precision, "highest")
@@ -288,9 +291,8 @@ def program(
     used = jnp.zeros((), int)
     if method.transformation is not None:
         x, aux, used = descend(method, evaluate, x, aux, max_steps)
-    found = minimise(
-        evaluate, hessian, canonical, x, aux, metric, max_steps - used, method.name == "newton"
-    )
+    longest = _longest_round(model, method, x.shape[0], max_steps)
+    found = minimise(evaluate, hessian, canonical, x, aux, metric, max_steps - used, longest)
     params = params_at(found.x, found.aux)
     u = found.aux[0] if joint else found.aux
     eta = pirls.linear_predictor(params, model, u)
@@ -319,6 +321,15 @@ def program(
         nagq=nagq,
         reml=reml,
     )
+
+
+def _longest_round(model: Model, method: FirstOrder, P: int, max_steps: int) -> int:
+    """Steps from one Hessian to the next in a search over P parameters."""
+    if method.name == "newton":
+        return 1
+    if model.structure.solver == "iterative":
+        return max_steps  # a Hessian takes 2 P gradients there
+    return max(SHORTEST_ROUND, P)
 
 
 def _status(found: Minimum, separated: jax.Array, unbounded: jax.Array) -> jax.Array:

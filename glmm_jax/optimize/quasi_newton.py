@@ -1,6 +1,6 @@
 """Quasi-Newton search with exact gradients, certified by an exact Hessian.
 
-A round is a BFGS search followed by the Hessian at its end. The search evaluates the gradient once
+A round is a BFGS search of a few steps followed by the Hessian at its end. The search evaluates the gradient once
 per trip: a trial point that lowers the deviance enough becomes the current one and updates the
 inverse Hessian B, one that does not shortens the step. The Hessian then says what the end is:
 
@@ -39,7 +39,7 @@ SMALLEST_CURVATURE = 1e-3  # steps along flatter directions are as if the curvat
 SMALLEST_FRACTION = 1e-9
 LARGEST_MOVE = 2.0  # of any parameter in one step, relative to max(1, its size)
 ARMIJO = 1e-4
-ROUNDS = 25
+ROUNDS = 100
 
 Objective = Callable[[jax.Array, Any], tuple[tuple[jax.Array, Any], jax.Array]]
 
@@ -162,7 +162,7 @@ def minimise(
     aux: Any,
     metric: jax.Array,
     max_steps: int | jax.Array,
-    newton: bool = False,
+    longest: int,
 ) -> Minimum:
     """Minimise from x.
 
@@ -175,7 +175,7 @@ def minimise(
     aux : what the first evaluation is given.
     metric : (P, P), approximate Hessian at the start.
     max_steps : limit on the evaluations of the gradient.
-    newton : renew the Hessian after every step.
+    longest : accepted steps in a round; 1 is Newton's method.
     """
     eps = float(jnp.finfo(x.dtype).eps)
     # Differences of the deviance below its rounding error are not to be judged.
@@ -207,7 +207,7 @@ def minimise(
         shorter = s.fraction * jnp.where(sound & (slope < 0), jnp.clip(guess, 0.1, 0.5), 0.25)
         accepted = s.accepted + (accept & ~first)
         stalled = ~accept & ((shorter < SMALLEST_FRACTION) | first)
-        stop = (decrement <= tolerance) | (newton & (accepted > 0))
+        stop = (decrement <= tolerance) | (accepted >= longest)
         return _Search(
             x=here,
             aux=jax.tree.map(lambda a, b: jnp.where(accept, a, b), aux, s.aux),
@@ -276,7 +276,7 @@ def minimise(
         )
 
     def go_on(r: _Round) -> jax.Array:
-        allowed = (newton | (r.rounds < ROUNDS)) & (r.search.evaluations < max_steps)
+        allowed = (r.rounds < ROUNDS) & (r.search.evaluations < max_steps)
         return ~r.certified & ~r.gave_up & allowed
 
     one, zero = jnp.ones((), x.dtype), jnp.zeros((), x.dtype)
