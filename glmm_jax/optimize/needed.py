@@ -23,7 +23,9 @@ def anywhere(flag: jax.Array) -> jax.Array:
 @anywhere.def_vmap
 def _anywhere(size: int, batched: list[bool], flag: jax.Array) -> tuple[jax.Array, bool]:
     del size
-    return (jnp.any(flag, axis=0) if batched[0] else flag), False
+    return anywhere(
+        jnp.any(flag, axis=0) if batched[0] else flag
+    ), False  # of a batch of batches too
 
 
 def needed(wanted: jax.Array, compute: Callable[[], Tree], known: Tree) -> Tree:

@@ -1,8 +1,9 @@
 """Quasi-Newton search with exact gradients, certified by an exact Hessian.
 
-A round is a BFGS search of a few steps followed by the Hessian at its end. The search evaluates the gradient once
-per trip: a trial point that lowers the deviance enough becomes the current one and updates the
-inverse Hessian B, one that does not shortens the step. The Hessian then says what the end is:
+A round is a BFGS search of a few steps followed by the Hessian at its end. The search evaluates the
+gradient once per trip: a trial point that lowers the deviance enough becomes the current one and
+updates the inverse Hessian B, one that does not shortens the step. The Hessian then says what the
+end is:
 
     positive semidefinite, Newton decrement negligible   a minimum: stop;
     positive semidefinite                                next round, with B the inverse Hessian;
