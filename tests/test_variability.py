@@ -30,9 +30,9 @@ def fitted(id: str) -> Fit:
 @cache
 def zero_inflated() -> Fit:
     draw = np.random.default_rng(8)
-    g = np.repeat(np.arange(20), 15)
-    mean = np.exp(1.2 + 0.3 * draw.normal(size=20)[g])
-    y = np.where(draw.random(300) < 0.25, 0, draw.poisson(mean))
+    g = np.repeat(np.arange(12), 10)
+    mean = np.exp(1.2 + 0.3 * draw.normal(size=12)[g])
+    y = np.where(draw.random(120) < 0.25, 0, draw.poisson(mean))
     return glmer("y ~ 1 + (1 | g)", pd.DataFrame({"y": y, "g": g}), "poisson")
 
 
