@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from glmm_jax.estimate import MAX_STEPS, PRECISE, Estimate, checked, differentiable, program
+from glmm_jax.lanes import first
 from glmm_jax.model import Model, Params
 from glmm_jax.optimize.first_order import FirstOrder
 
@@ -177,23 +178,7 @@ def lanes_program(
                 )  # fmt: skip
             return replace(found, u=jnp.zeros(0, found.u.dtype))
 
-        def slab(i: jax.Array) -> Any:
-            def cut(a: jax.Array) -> jax.Array:
-                return jax.lax.dynamic_slice_in_dim(a, i * together, together)
-
-            return jax.tree.map(cut, block)
-
-        def body(i: jax.Array, out: Estimate) -> Estimate:
-            found = jax.vmap(one)(slab(i))
-            return jax.tree.map(
-                lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, i * together, 0), out, found
-            )
-
-        size = jax.tree.leaves(block)[0].shape[0]
-        shapes = jax.eval_shape(jax.vmap(one), slab(jnp.asarray(0)))
-        out = jax.tree.map(lambda s: jnp.zeros((size, *s.shape[1:]), s.dtype), shapes)
-        slabs = -(-count.reshape(()) // together)
-        return jax.lax.fori_loop(0, slabs, body, out)
+        return first(one, block, count.reshape(()), together)
 
     if mesh is None:
         return share(model, (lanes, given), count)

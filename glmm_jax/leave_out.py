@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from glmm_jax import lanes
 from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective.marginal import marginal
 from glmm_jax.optimize.quasi_newton import updated
@@ -58,19 +59,21 @@ def changed(
     inverse: jax.Array,
     member: jax.Array,
     groups: jax.Array,
+    count: jax.Array,
     weights: jax.Array,
     y: jax.Array,
     *,
     nagq: int,
     together: int,
 ) -> Changed:
-    """The maximum with other weights and responses in each of k groups of rows, one at a time.
+    """The maximum with other weights and responses in each of some groups of rows, one at a time.
 
     Parameters
     ----------
     params, u : the maximum with the rows as they are, and the mode there, (q,).
     inverse : (P, P), H^-1; zero for parameters that are held.
-    member : (n,) integers, the group of each row. groups : (k,), those to change.
+    member : (n,) integers, the group of each row. groups : (block,), of which the first `count` are
+        changed; the others cost nothing and are zeros (see `lanes.first`).
     weights, y : (n,), what a row has instead when its group is changed.
     together : how many groups side by side.
     """
@@ -100,7 +103,7 @@ def changed(
         (x, _, last, _, first), _ = jax.lax.scan(trip, state, jnp.arange(2))
         return Changed(gradient=first, first=x - last - psi, second=x - psi)
 
-    return jax.lax.map(one, groups, batch_size=together)
+    return lanes.first(one, groups, count, together)
 
 
 @partial(jax.jit, static_argnames=("nagq", "together"))
@@ -111,11 +114,13 @@ def consequences(
     moved: jax.Array,
     member: jax.Array,
     groups: jax.Array,
+    count: jax.Array,
     *,
     nagq: int,
     together: int,
 ) -> Consequences:
-    """What leaving each of k groups out does, given the parameters without it, `moved` (k, P)."""
+    """What leaving each of the first `count` groups out does, given the parameters without it,
+    `moved` (block, P)."""
     eta = _eta(params, model, u)
 
     def one(lane: tuple[jax.Array, jax.Array]) -> Consequences:
@@ -131,7 +136,7 @@ def consequences(
             others=jnp.sqrt(jnp.sum(jnp.where(kept, change**2, 0.0)) / jnp.sum(kept)),
         )
 
-    return jax.lax.map(one, (groups, moved), batch_size=together)
+    return lanes.first(one, (groups, moved), count, together)
 
 
 def _eta(params: Params, model: Model, u: jax.Array) -> jax.Array:

@@ -42,6 +42,7 @@ LAYERS = {
     "estimate": 8,
     "fitted": 8,
     "information": 8,
+    "lanes": 7,
     "leave_one": 8,
     "leave_out": 8,
     "sensitivity": 8,

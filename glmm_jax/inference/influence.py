@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from glmm_jax import leave_one, leave_out, sensitivity
-from glmm_jax.build import bucket
 from glmm_jax.driver import estimate_lanes
 from glmm_jax.estimate import checked
 from glmm_jax.inference import derivatives, parameter_names
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from glmm_jax.results import Fit
 
 METHODS = ("second-order", "first-order", "refit")
+BLOCK = 64  # groups that one call of a program takes at most
 LARGEST_LANES = 1 << 25  # weights of the refits that are held at once
 
 
@@ -152,14 +153,15 @@ def changed(
     fit: Fit, inverse: np.ndarray, codes: np.ndarray, k: int, weights: np.ndarray, y: np.ndarray
 ) -> leave_out.Changed:
     """`leave_out.changed` for k groups, in NumPy arrays."""
-    asked = np.minimum(np.arange(bucket(k)), k - 1)  # one program for similar numbers of groups
-    with engine():
-        found = run(
-            leave_out.changed, *derivatives.arguments(fit), jnp.asarray(inverse),
-            derivatives.member(fit, codes), asked, weights, y, nagq=fit.nagq,
-            together=derivatives.together(fit),
+    together, member = derivatives.together(fit), derivatives.member(fit, codes)
+
+    def block(groups: np.ndarray, count: np.ndarray) -> leave_out.Changed:
+        return run(
+            leave_out.changed, *derivatives.arguments(fit), jnp.asarray(inverse), member, groups,
+            count, weights, y, nagq=fit.nagq, together=together,
         )  # fmt: skip
-    return jax.tree.map(lambda a: np.asarray(a)[:k], found)
+
+    return _blocks(block, k, together)
 
 
 def refits(fit: Fit, codes: np.ndarray, k: int) -> np.ndarray:
@@ -184,13 +186,27 @@ def refits(fit: Fit, codes: np.ndarray, k: int) -> np.ndarray:
 
 def _consequences(fit: Fit, moved: np.ndarray, codes: np.ndarray) -> tuple:
     """Log density of each group without it, change of eta in its rows and in the others, (k,)."""
-    k = len(moved)
-    asked = np.minimum(np.arange(bucket(k)), k - 1)
-    with engine():
-        found = run(
-            leave_out.consequences, *derivatives.arguments(fit),
-            jnp.asarray(parameter_names.flat(fit) + moved[asked]),
-            derivatives.member(fit, codes), asked, nagq=fit.nagq,
-            together=derivatives.together(fit),
+    together, member = derivatives.together(fit), derivatives.member(fit, codes)
+    flat = parameter_names.flat(fit) + moved
+
+    def block(groups: np.ndarray, count: np.ndarray) -> leave_out.Consequences:
+        there = jnp.asarray(flat[np.minimum(groups, len(flat) - 1)])
+        return run(
+            leave_out.consequences, *derivatives.arguments(fit), there, member, groups, count,
+            nagq=fit.nagq, together=together,
         )  # fmt: skip
-    return tuple(np.asarray(part)[:k] for part in found)
+
+    return tuple(_blocks(block, len(flat), together))
+
+
+def _blocks(function: Callable[[np.ndarray, np.ndarray], Any], k: int, together: int) -> Any:
+    """function(groups, count) of k groups, a block of fixed size after another: one program serves
+    every number of groups."""
+    size = BLOCK // together * together
+    parts = []
+    for low in range(0, k, size):
+        count = min(size, k - low)
+        with engine():
+            found = function(low + np.arange(size), np.asarray(count))
+            parts.append(jax.tree.map(lambda a, count=count: np.asarray(a)[:count], found))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
