@@ -107,7 +107,10 @@ class Maximum:
             mode = mode, x[: wide.p]
         settings = {"nagq": call.nagq, "reml": call.reml}
         moved = np.intersect1d(free, real) - free[0]
+        theta = np.arange(wide.p, wide.p + model.m)
+        held = theta[x[theta] == 0.0]
         x[free], found, H = _newton(x[free], size[free], wide, mode, moved, **settings)
+        x[held] = 0.0  # by symmetry its gradient is rounding alone
         deviance, gradient, u = found
         self._one, self._names, self._free = one, frame.X_names, free
         self._slope = partial(slope, model=wide, mode=mode, **settings)
@@ -124,7 +127,7 @@ class Maximum:
             status=np.array(Status.CONVERGED),
             decrement=np.zeros(()),
             smallest_eigenvalue=np.ones(()),
-            singular=x[wide.p : wide.p + model.m] == 0.0,
+            singular=x[theta] == 0.0,
             separated=np.zeros(model.p + model.d, bool),
             evaluations=np.zeros((), int),
             hessians=np.ones((), int),
