@@ -224,8 +224,8 @@ def test_a_higher_maximum_than_the_reference_is_said_to_lie_at_infinity() -> Non
     away = gj.Params(np.asarray(point.beta), point.theta, point.others.copy())
     away.dispersion[-1] -= 10  # of the zero part: mined, on its way to minus infinity
     fit = gj.glmer(**one.glmer_arguments(), start=away)
-    # glmmTMB's objective at these estimates is 814.7579.
-    assert fit.llf == pytest.approx(-814.7579, abs=1e-4)
+    # glmmTMB's objective is 814.7579 on the way, where an earlier search of ours ended.
+    assert -814.7579 - 1e-4 <= fit.llf <= -814.7579 + 1e-3
     assert fit.status is gj.Status.SEPARATION
     assert any("logit(zero)" in text and "mined" in text for text in fit.warnings)
     errors = parameter_names.dispersion_errors(fit)
