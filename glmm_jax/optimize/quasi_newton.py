@@ -88,6 +88,7 @@ class _Search(NamedTuple):
     accepted: jax.Array  # steps in this search
     finished: jax.Array
     stalled: jax.Array
+    ended: jax.Array  # finished, and not for its length alone
     anew: jax.Array  # nothing is known at x yet: the next evaluation is there
     evaluations: jax.Array
 
@@ -208,7 +209,9 @@ def minimise(
         shorter = s.fraction * jnp.where(sound & (slope < 0), jnp.clip(guess, 0.1, 0.5), 0.25)
         accepted = s.accepted + (accept & ~first)
         stalled = ~accept & ((shorter < SMALLEST_FRACTION) | first)
-        stop = (decrement <= tolerance) | (accepted >= longest)
+        close = decrement <= tolerance
+        stop = close | (accepted >= longest)
+        stepped = accept & ((accepted > 0) | first)
         return _Search(
             x=here,
             aux=jax.tree.map(lambda a, b: jnp.where(accept, a, b), aux, s.aux),
@@ -219,8 +222,9 @@ def minimise(
             bend=jnp.where(accept, 0.0, s.bend),
             fraction=jnp.where(accept, 1.0, shorter),
             accepted=accepted,
-            finished=(accept & stop & ((accepted > 0) | first)) | stalled,
+            finished=(stepped & stop) | stalled,
             stalled=stalled,
+            ended=(stepped & (close | (longest == 1))) | stalled,
             anew=first & ~accept,
             evaluations=s.evaluations + 1,
         )
@@ -245,7 +249,9 @@ def minimise(
         sound = jnp.isfinite(c.smallest)
         decrement = 0.5 * s.gradient @ _product(c.B, s.gradient)
         minimum = c.smallest >= NEGATIVE
-        small = decrement <= jnp.maximum(FINAL_TOLERANCE, slack * jnp.abs(s.value))
+        # What the rounding of a large deviance hides is nothing once a search has come to its end.
+        hidden = jnp.where(s.ended, slack * jnp.abs(s.value), 0.0)
+        small = decrement <= jnp.maximum(FINAL_TOLERANCE, hidden)
         # One Newton step with the exact Hessian ends a search at rounding, not at a tolerance.
         polished = (r.hessians > 0) | (decrement <= EXACT)
         certified = ~moved & sound & minimum & small & polished
@@ -295,6 +301,7 @@ def minimise(
         accepted=jnp.asarray(0),
         finished=jnp.asarray(False),
         stalled=jnp.asarray(False),
+        ended=jnp.asarray(False),
         anew=jnp.asarray(True),
         evaluations=jnp.asarray(0),
     )
