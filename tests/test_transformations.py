@@ -92,7 +92,7 @@ CELLS = {
     "objectives": TRANSFORMATIONS,
     "curvature": TRANSFORMATIONS,
     "estimate": ("vmap of grad", "grad of vmap"),
-    "estimate_many": ("grad", "jacfwd", "hessian"),
+    "estimate_many": TRANSFORMATIONS[1:],
 }
 # Against refits and in programs, in tests/test_estimate_derivatives.py and tests/test_batch.py;
 # the lanes of `vmap` below.
