@@ -64,9 +64,13 @@ def known(
     guesses, shape = jax.tree.flatten(guess)
     leaves, tree = jax.tree.flatten(arguments)
     count = len(guesses)
+    # The primitive is traced where it is lowered, outside of whatever context this is.
+    precision = jax.config.values["jax_default_matmul_precision"]
 
     def function(*flat: Any) -> Flat:
-        return jax.tree.leaves(find(tree.unflatten(flat[count:]), shape.unflatten(flat[:count])))
+        with jax.default_matmul_precision(precision):
+            found = find(tree.unflatten(flat[count:]), shape.unflatten(flat[:count]))
+        return jax.tree.leaves(found)
 
     def rule(primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
         given, at = shape.unflatten(primals[:count]), tree.unflatten(primals[count:])

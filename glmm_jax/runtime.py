@@ -129,13 +129,15 @@ def run(
             if compiled is None:
                 if stage is not None:
                     stage("compiling")
-                compiled = _made(function, arrays, static, quick, beside)
-                with _lock:
-                    _programs[key] = compiled
-                    if len(_programs) > MOST_PROGRAMS:
-                        _programs.popitem(last=False)
-        with _lock:
-            _making.pop(key, None)
+                try:
+                    compiled = _made(function, arrays, static, quick, beside)
+                    with _lock:
+                        _programs[key] = compiled
+                        if len(_programs) > MOST_PROGRAMS:
+                            _programs.popitem(last=False)
+                finally:
+                    with _lock:
+                        _making.pop(key, None)
     if stage is not None:
         stage("fitting")
     return compiled(*arrays)

@@ -62,3 +62,16 @@ def test_a_guess_shared_by_lanes_and_an_argument_at_rest() -> None:
     t = jnp.array([1.0, 1.0])
     np.testing.assert_array_equal(jax.vmap(root)(t), t)
     np.testing.assert_allclose(jax.jit(jax.vmap(jax.grad(root)))(t), t / 3.0, rtol=1e-12)
+
+
+def test_a_search_has_the_precision_of_the_place_where_it_is_called() -> None:
+    """It is traced where the program is lowered, after the context in which it was called."""
+    A, x = jnp.eye(3, dtype=jnp.float32), jnp.ones(3, jnp.float32)
+
+    def program(A: jax.Array, x: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            return implicit.known(lambda a, guess: a @ guess, lambda x, a, da: da @ x, A, x)
+
+    text = jax.jit(jax.vmap(program)).lower(A[None], x[None]).as_text()
+    assert "precision = [HIGHEST, HIGHEST]" in text and "DEFAULT" not in text
+    assert "DEFAULT" in jax.jit(lambda A, x: A @ x).lower(A, x).as_text()

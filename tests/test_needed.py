@@ -1,4 +1,4 @@
-"""What only some lanes need: computed once for all, or not at all, and no lane sees another's."""
+"""What only some lanes need: computed if any does, and no lane sees another's."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_lanes_that_all_want_nothing_compute_nothing() -> None:
 
     run = jax.jit(jax.vmap(spied))
     x = jnp.arange(3.0)
-    for wanted, times in (([False] * 3, 0), ([False, True, False], 1)):
+    for wanted in ([False] * 3, [False, True, False]):
         seen.clear()
         run(jnp.asarray(wanted), x).block_until_ready()
         jax.effects_barrier()
-        assert bool(seen) == bool(times)
+        assert bool(seen) == any(wanted)
 
 
 def test_a_flag_anywhere_is_seen_through_batches_of_batches() -> None:

@@ -23,9 +23,8 @@ def anywhere(flag: jax.Array) -> jax.Array:
 @anywhere.def_vmap
 def _anywhere(size: int, batched: list[bool], flag: jax.Array) -> tuple[jax.Array, bool]:
     del size
-    return anywhere(
-        jnp.any(flag, axis=0) if batched[0] else flag
-    ), False  # of a batch of batches too
+    # Asked again, for this may be a batch of batches.
+    return anywhere(jnp.any(flag, axis=0) if batched[0] else flag), False
 
 
 def needed(wanted: jax.Array, compute: Callable[[], Tree], known: Tree) -> Tree:

@@ -40,7 +40,6 @@ SMALLEST_CURVATURE = 1e-3  # steps along flatter directions are as if the curvat
 SMALLEST_FRACTION = 1e-9
 LARGEST_MOVE = 2.0  # of any parameter in one step, relative to max(1, its size)
 ARMIJO = 1e-4
-ROUNDS = 100
 
 Objective = Callable[[jax.Array, Any], tuple[tuple[jax.Array, Any], jax.Array]]
 
@@ -88,7 +87,7 @@ class _Search(NamedTuple):
     accepted: jax.Array  # steps in this search
     finished: jax.Array
     stalled: jax.Array
-    ended: jax.Array  # finished, and not for its length alone
+    ended: jax.Array  # finished by its own criterion, not cut at a length
     anew: jax.Array  # nothing is known at x yet: the next evaluation is there
     evaluations: jax.Array
 
@@ -107,7 +106,6 @@ class _Round(NamedTuple):
     decrement: jax.Array
     certified: jax.Array
     gave_up: jax.Array
-    rounds: jax.Array
     hessians: jax.Array
 
 
@@ -235,6 +233,9 @@ def minimise(
 
         return jax.lax.while_loop(unfinished, lambda s: trip(s, tolerance), s)
 
+    def go_on(r: _Round) -> jax.Array:
+        return ~r.certified & ~r.gave_up & (r.search.evaluations < max_steps)
+
     def one_round(r: _Round) -> _Round:
         tolerance = jnp.where(r.hessians == 0, SEARCH_TOLERANCE, FINAL_TOLERANCE).astype(x.dtype)
         s = search(r.search, tolerance)
@@ -244,7 +245,8 @@ def minimise(
         known = r.curvature
         apart = turned - known.at
         near = (known.smallest >= NEGATIVE) & (apart @ _product(known.hessian, apart) <= NEAR)
-        renew = ~moved & ~near
+        # In a batch a lane that has come to its end asks for nothing.
+        renew = ~moved & ~near & go_on(r)
         c = needed(renew, lambda: _curvature(hessian(s.x, s.aux), s.x), known)
         sound = jnp.isfinite(c.smallest)
         decrement = 0.5 * s.gradient @ _product(c.B, s.gradient)
@@ -278,13 +280,8 @@ def minimise(
             decrement=decrement,
             certified=certified,
             gave_up=gave_up,
-            rounds=r.rounds + 1,
             hessians=r.hessians + renew,
         )
-
-    def go_on(r: _Round) -> jax.Array:
-        allowed = (r.rounds < ROUNDS) & (r.search.evaluations < max_steps)
-        return ~r.certified & ~r.gave_up & allowed
 
     one, zero = jnp.ones((), x.dtype), jnp.zeros((), x.dtype)
     # Only a guess: nothing is near to where it was made.
@@ -311,7 +308,6 @@ def minimise(
         decrement=jnp.inf * one,
         certified=jnp.asarray(False),
         gave_up=jnp.asarray(False),
-        rounds=jnp.asarray(0),
         hessians=jnp.asarray(0),
     )
     r = jax.lax.while_loop(go_on, one_round, state)
