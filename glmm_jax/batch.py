@@ -163,8 +163,8 @@ def lanes_program(
     lanes : the fields in which they differ, each array with a leading axis (block,), a multiple of
         `together` (times the number of devices of a mesh).
     given : parameters to start from, (block,) of each; None for starting values.
-    count : (), how many lanes are wanted; per device, (devices,), with a mesh. The others cost
-        nothing, so that one program serves every number; their results are zeros.
+    count : (), how many lanes are wanted; per device, (devices,), with a mesh: one program serves
+        every number (see `lanes.first`).
     together : how many lanes go side by side.
     mesh : devices over which the lanes are spread along `AXIS`.
     """

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 
 
 def first(function: Callable[[Any], Any], block: Any, count: jax.Array, together: int) -> Any:
-    """function(lane) of the first `count` lanes; zeros for the others, which cost nothing.
+    """function(lane) of the first `count` lanes; what it gives for the others is not to be read.
+
+    Up to the next multiple of `together` they are computed too; beyond, they are zeros and free.
 
     Parameters
     ----------

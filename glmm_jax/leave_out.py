@@ -73,7 +73,7 @@ def changed(
     params, u : the maximum with the rows as they are, and the mode there, (q,).
     inverse : (P, P), H^-1; zero for parameters that are held.
     member : (n,) integers, the group of each row. groups : (block,), of which the first `count` are
-        changed; the others cost nothing and are zeros (see `lanes.first`).
+        changed (see `lanes.first`).
     weights, y : (n,), what a row has instead when its group is changed.
     together : how many groups side by side.
     """

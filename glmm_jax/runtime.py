@@ -94,7 +94,7 @@ def keep_programs() -> None:
 
 _programs: OrderedDict[Any, Any] = OrderedDict()
 _lock = threading.Lock()  # of _programs; not held while a program is compiled
-_making: dict[Any, threading.Lock] = {}  # held while a program is compiled: others wait for it
+_making: dict[Any, threading.Lock] = {}  # each held while its program is compiled
 
 
 def run(
@@ -122,22 +122,13 @@ def run(
     key = function, quick, beside, tree, shapes, named
     compiled = _held(key)
     if compiled is None:
-        with _lock:
-            making = _making.setdefault(key, threading.Lock())
-        with making:
-            compiled = _held(key)
-            if compiled is None:
-                if stage is not None:
-                    stage("compiling")
-                try:
-                    compiled = _made(function, arrays, static, quick, beside)
-                    with _lock:
-                        _programs[key] = compiled
-                        if len(_programs) > MOST_PROGRAMS:
-                            _programs.popitem(last=False)
-                finally:
-                    with _lock:
-                        _making.pop(key, None)
+
+        def make() -> Any:
+            if stage is not None:
+                stage("compiling")
+            return _made(function, arrays, static, quick, beside)
+
+        compiled = _made_once(key, make)
     if stage is not None:
         stage("fitting")
     return compiled(*arrays)
@@ -149,6 +140,26 @@ def _held(key: Any) -> Any:
         if key in _programs:
             _programs.move_to_end(key)
         return _programs.get(key)
+
+
+def _made_once(key: Any, make: Callable[[], Any]) -> Any:
+    """The program of a key, made by the thread that asks first; others wait for it."""
+    with _lock:
+        making = _making.setdefault(key, threading.Lock())
+    with making:
+        compiled = _held(key)
+        if compiled is not None:
+            return compiled
+        try:
+            compiled = make()
+            with _lock:
+                _programs[key] = compiled
+                if len(_programs) > MOST_PROGRAMS:
+                    _programs.popitem(last=False)
+        finally:
+            with _lock:
+                _making.pop(key, None)
+        return compiled
 
 
 def _made(
