@@ -48,12 +48,11 @@ class BetaBinomial(Family):
         trials = _trials(y, size)
         failures = trials - y
         constant = gammaln(trials + 1.0) - gammaln(y + 1.0) - gammaln(failures + 1.0)
-        rising = (
-            log_rising(self.link.log_mean(eta) + log_phi, y)
-            + log_rising(self.link.log_complement(eta) + log_phi, failures)
-            - log_rising(log_phi, trials)
-        )
-        return constant + self.link.log_kernel(eta, y, failures) + rising
+        log_a, log_b = self.link.log_mean(eta) + log_phi, self.link.log_complement(eta) + log_phi
+        rows = jnp.broadcast_arrays(log_a, log_b, log_phi, y, failures, trials)
+        # Side by side the three take a third of the instructions, which is a third of the program.
+        first, second, both = log_rising(jnp.stack(rows[:3]), jnp.stack(rows[3:]))
+        return constant + self.link.log_kernel(eta, y, failures) + first + second - both
 
     def variance(
         self, mu: Array, dispersion: Dispersion = None, size: Array | None = None
