@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import scipy
 
 from glmm_jax import priors
 from glmm_jax.build import Placement
@@ -51,6 +50,7 @@ from glmm_jax.inference import (
     variability,
     vcov,
 )
+from glmm_jax.inference.wald import two_sided
 from glmm_jax.model import Model
 from glmm_jax.runtime import engine
 from glmm_jax.status import Status
@@ -173,8 +173,7 @@ class Fit:
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values of the Wald z statistics."""
-        tails = 2 * scipy.special.ndtr(-np.abs(self.zvalues.to_numpy()))
-        return pd.Series(tails, self._names, name="pvalues")
+        return pd.Series(two_sided(self.zvalues.to_numpy()), self._names, name="pvalues")
 
     # --- fit statistics ----------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import scipy.linalg  # noqa: F401  (loads the BLAS that JAX calls, so that it is found below)
 from threadpoolctl import ThreadpoolController
 
@@ -224,7 +224,7 @@ def _options(quick: bool, beside: bool = False) -> dict[str, Any] | None:
 def _known(options: dict[str, Any]) -> bool:
     """Whether this version of XLA has the options: it refuses a program compiled with others."""
     try:
-        jax.jit(lambda x: x).lower(jnp.zeros(())).compile(compiler_options=options)
+        jax.jit(lambda x: x).lower(np.zeros(())).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError:
         return False
     return True

@@ -34,10 +34,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import gammaln
-from scipy.special import gammaln as log_gamma
 
 from glmm_jax.gamma_functions import stirling_series
 from glmm_jax.tails import softplus
@@ -162,7 +162,7 @@ def _sums(rows: _Rows, tilt: Array, powers: tuple[_Power, ...]) -> _Sums:
     """
     dtype, shape = tilt.dtype, tilt.shape
     steps = jnp.arange(_BLOCK, dtype=dtype).reshape((_BLOCK,) + (1,) * len(shape))
-    table = jnp.asarray(log_gamma(np.arange(_HEAD) + 1.0), dtype)
+    table = jnp.asarray(scipy.special.gammaln(np.arange(_HEAD) + 1.0), dtype)
     tilt, end = tilt[None], rows.end
     log_mu, nu, base, heads, rests, start, stride = (value[None] for value in rows[:-1])
     mu = jnp.exp(log_mu)

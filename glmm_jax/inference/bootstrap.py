@@ -90,8 +90,8 @@ def _parts(fit: Fit, n: int, seed: int, random: str, told: Told) -> Iterator[tup
         fit.model, fit.nagq, jax.tree.map(jnp.asarray, start), call.optimizer, call.max_steps,
         fit.reml,
     )  # fmt: skip
-    drawn = chunk_size(fit.model.n)
-    count = max(drawn, LARGEST_CHUNK // fit.model.n // drawn * drawn)
+    drawn = chunk_size(fit.numbers.n)
+    count = max(drawn, LARGEST_CHUNK // fit.numbers.n // drawn * drawn)
     for first in range(0, n, count):
         numbers = range(first, min(first + count, n), drawn)
         responses = [np.asarray(draw(fit, seed, i, drawn, random)) for i in numbers]

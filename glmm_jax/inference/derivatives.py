@@ -36,7 +36,7 @@ def check_maximum(fit: Fit, verb: str) -> None:
 
 def held(fit: Fit) -> np.ndarray:
     """Parameters on the boundary, (P,) booleans: a variance of zero stays there to first order."""
-    p, m = fit.model.p, fit.model.m
+    p, m = fit.numbers.p, fit.numbers.m
     out = np.zeros(fit.df, bool)
     out[p : p + m] = varcorr.held(fit.frame, fit.estimate.params.theta)
     return out
@@ -49,7 +49,7 @@ def inverse_hessian(fit: Fit, hessian: np.ndarray) -> np.ndarray:
 
 def real(fit: Fit) -> jax.Array:
     """(n,) of the model: one for rows of the data, zero for padding. To be called in `engine()`."""
-    return jnp.where(jnp.arange(fit.model.n) < fit.nobs, 1.0, 0.0)
+    return jnp.where(jnp.arange(fit.numbers.n) < fit.nobs, 1.0, 0.0)
 
 
 def weight_rates(fit: Fit) -> Rates:
@@ -117,11 +117,11 @@ def groups(fit: Fit, by: str, verb: str) -> tuple[np.ndarray, pd.Index]:
 
 def member(fit: Fit, codes: np.ndarray) -> np.ndarray:
     """Group of each row of the padded model, -1 in the padding."""
-    out = np.full(fit.model.n, -1)
+    out = np.full(fit.numbers.n, -1)
     out[: len(codes)] = codes
     return out
 
 
 def together(fit: Fit) -> int:
     """How many groups go side by side: a cache's worth of rows."""
-    return int(np.clip((1 << 15) // fit.model.n, 1, 8))
+    return int(np.clip((1 << 15) // fit.numbers.n, 1, 8))

@@ -77,8 +77,8 @@ def warnings(fit: Fit) -> tuple[str, ...]:
         found += _approximation(fit)
     if fit.call.settled is False:
         found += _settled(fit)
-    if fit.model.priors:
-        count = len(fit.model.priors)
+    if fit.numbers.priors:
+        count = len(fit.numbers.priors)
         alone = (
             "the REML criterion is without them"
             if fit.reml
@@ -144,7 +144,7 @@ def _wide(fit: Fit, grouping: str, sd: float) -> str:
 def remedy(fit: Fit) -> str:
     """What shows how far the Laplace approximation is off, in this model."""
     try:
-        marginal.check(fit.model, ENOUGH_NODES)
+        marginal.check(fit.numbers, ENOUGH_NODES)
     except ValueError:
         return "fit.laplace_error() measures its error"
     if fit.reml:

@@ -96,7 +96,7 @@ def drop1(fit: Fit) -> Deletions:
         )
     rows = [(np.nan, fit.aic, np.nan, np.nan)]
     notes = [] if fit.converged else [f"<none>: {fit.status.sentence}"]
-    if fit.model.priors:
+    if fit.numbers.priors:
         notes.append(
             "The fits are penalised (priors=), so their likelihoods are no maxima and LRT is "
             "not chi-squared: a guide only."
@@ -115,7 +115,7 @@ def drop1(fit: Fit) -> Deletions:
         status = Status(int(found.status))
         if status is not Status.CONVERGED:
             notes.append(f"without {name}: {status.sentence}")
-        if rise < -SLACK and not fit.model.priors:
+        if rise < -SLACK and not fit.numbers.priors:
             notes.append(
                 f"without {name} the likelihood is higher than with it: one of the two fits is not "
                 "at its maximum."

@@ -16,7 +16,7 @@ from glmm_jax.inference import digits
 from glmm_jax.inference.layout import html_table
 from glmm_jax.inference.notes import notes_html, notes_text
 from glmm_jax.inference.term_tests import test_terms
-from glmm_jax.inference.wald import wald
+from glmm_jax.inference.wald import two_sided, wald
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -122,7 +122,7 @@ def test(fit: Fit, hypothesis: Any) -> WaldTest:
             "Value": c,
             "Std. Error": se,
             "z value": z,
-            "Pr(>|z|)": 2 * scipy.special.ndtr(-np.abs(z)),
+            "Pr(>|z|)": two_sided(z),
         },
         index=[_written(row, value, names) for row, value in zip(L, c, strict=True)],
     )

@@ -70,7 +70,7 @@ def influence(fit: Fit, by: str | None = None, *, method: str = "second-order") 
     else:
         codes, labels = derivatives.groups(fit, by, "influence")
     single = by is None and method != "refit" and fit.nagq == 1
-    if single and not fit.model.random_parameters:
+    if single and not fit.numbers.random_parameters:
         first, moved, density, own, others = _rows(fit, inverse, method)
     else:
         first, moved = _groups(fit, inverse, codes, len(labels), method)
@@ -114,7 +114,7 @@ def _rows(fit: Fit, inverse: np.ndarray, method: str) -> tuple:
     with engine():
         found = jax.tree.map(lambda a: np.asarray(a)[:n], run(leave_one.rows, *arguments))
         eye = jnp.eye(fit.df)
-        zero = jnp.zeros((fit.df, fit.model.n))
+        zero = jnp.zeros((fit.df, fit.numbers.n))
         rates = derivatives.weight_rates(fit)
         J = np.asarray(
             run(sensitivity.seen, *arguments, rates, eye, zero, together=1).link
@@ -146,7 +146,7 @@ def _groups(
 
 def removed(fit: Fit, inverse: np.ndarray, codes: np.ndarray, k: int) -> leave_out.Changed:
     """`changed` for k groups that are left out."""
-    return changed(fit, inverse, codes, k, np.zeros(fit.model.n), np.asarray(fit.model.y))
+    return changed(fit, inverse, codes, k, np.zeros(fit.numbers.n), np.asarray(fit.numbers.y))
 
 
 def changed(
@@ -171,9 +171,9 @@ def refits(fit: Fit, codes: np.ndarray, k: int) -> np.ndarray:
         fit.model, fit.nagq, jax.tree.map(jnp.asarray, begin), fit.call.optimizer,
         fit.call.max_steps, fit.reml,
     )  # fmt: skip
-    member, weights = derivatives.member(fit, codes), np.asarray(fit.model.weights)
+    member, weights = derivatives.member(fit, codes), np.asarray(fit.numbers.weights)
     flat = np.full((k, fit.df), np.nan)
-    chunk = max(1, LARGEST_LANES // fit.model.n)
+    chunk = max(1, LARGEST_LANES // fit.numbers.n)
     for low in range(0, k, chunk):
         asked = np.arange(low, min(low + chunk, k))
         lanes = {"weights": np.where(member[None] == asked[:, None], 0.0, weights[None])}

@@ -104,7 +104,7 @@ def second_derivatives(
     factor do not meet given psi, so one of each group is moved at a time: as many second
     derivatives along a direction as the largest group has units, and each exact.
     """
-    n, size = fit.nobs, fit.model.n
+    n, size = fit.nobs, fit.numbers.n
     sums = np.zeros((unit.max() + 1, fit.df))
     np.add.at(sums, unit, np.asarray(local.mixed)[:, :n].T)
     moves = -inverse @ sums.T  # psi' of each unit, (P, units)

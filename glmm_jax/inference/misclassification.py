@@ -99,7 +99,7 @@ def misclassification(fit: Fit, rate: float = 0.02) -> Misclassification:
     if not number or not 0 < rate < 0.5:
         raise ValueError(f"rate={rate!r}; use a probability between 0 and 0.5, such as 0.02")
     inverse = derivatives.inverse_hessian(fit, derivatives.local(fit).hessian)
-    weights, y, n = np.asarray(fit.model.weights), np.asarray(fit.model.y), fit.nobs
+    weights, y, n = np.asarray(fit.numbers.weights), np.asarray(fit.numbers.y), fit.nobs
     flips = changed(fit, inverse, np.arange(n), n, weights, 1.0 - y).second
     error = np.sqrt(2.0 * np.diag(inverse))
     change = rate * np.sum(flips, axis=0)

@@ -45,12 +45,12 @@ def monte_carlo(fit: Fit) -> MonteCarlo:
     are the same.
     """
     names = fit.vcov_all.index
-    if fit.model.structure.solver != "iterative":
+    if fit.numbers.structure.solver != "iterative":
         return MonteCarlo(0.0, pd.Series(0.0, names))
     found = fit.estimate
     mode = (found.u, found.params.beta) if marginal.is_joint(fit.nagq, fit.reml) else found.u
     with engine():
-        both = run(_parts, found.params, fit.model, mode, nagq=fit.nagq, reml=fit.reml)
+        both = run(_parts, found.params, fit.numbers, mode, nagq=fit.nagq, reml=fit.reml)
         values, gradients = (np.asarray(part) for part in both)
     H = np.array(found.hessian)
     free = np.diag(fit.vcov_all) > 0
@@ -83,15 +83,15 @@ def _parts(
 
 def sentence(fit: Fit) -> list[str]:
     """What a summary says of it."""
-    if fit.model.structure.solver != "iterative":
+    if fit.numbers.structure.solver != "iterative":
         return []
     found = fit.monte_carlo()
     errors = np.sqrt(np.diag(fit.vcov_all))
     used = errors > 0
-    seeds = fit.model.structure.seeds
+    seeds = fit.numbers.structure.seeds
     assert seeds is not None
     share = np.max(found.params.to_numpy()[used] / errors[used], initial=0.0)
-    structure = fit.model.structure
+    structure = fit.numbers.structure
     size = sum(structure.sizes[g] for g in structure.rest)
     return [
         f"Iterative solver: the {size:,} random effects that remain after elimination are solved "

@@ -94,7 +94,7 @@ def layout(fit: Fit) -> Layout:
     """The layout of a fit's parameters."""
     blocks = tuple(kind_of(block) for block in fit.frame.blocks)
     sigma = has_sigma(fit)
-    others = 0 if sigma else fit.model.d
+    others = 0 if sigma else fit.numbers.d
     return Layout(len(fit.frame.X_names), blocks, sigma, others)
 
 
@@ -126,7 +126,7 @@ def dispersion_errors(fit: Fit) -> np.ndarray:
     Such directions have no part in `Fit.vcov_all`, which would give a parameter that ran to an
     infinity a standard error of zero.
     """
-    first = fit.model.p + fit.model.m
+    first = fit.numbers.p + fit.numbers.m
     errors = np.sqrt(np.diag(fit.vcov_all.to_numpy())[first:])
     return np.where(np.any(fit.flat_directions[first:] != 0, axis=1), np.inf, errors)
 

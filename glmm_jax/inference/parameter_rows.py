@@ -34,9 +34,9 @@ def matrices(fit: Fit, rows: Frame | NewFrame) -> dict[str, np.ndarray]:
 
 def columns(fit: Fit) -> dict[str, slice]:
     """Where the coefficients of each parameter lie in the flat parameters (beta, theta, ...)."""
-    start = fit.model.p + fit.model.m
+    start = fit.numbers.p + fit.numbers.m
     out = {}
-    for name, width in zip(fit.family.parameters, fit.model.dispersion_columns, strict=True):
+    for name, width in zip(fit.family.parameters, fit.numbers.dispersion_columns, strict=True):
         out[name] = slice(start, start + width)
         start += width
     return out
@@ -50,7 +50,7 @@ def row_parameters(
     With the conditional modes of the random effects that a parameter may have, unless told not to.
     """
     coefficients = fit.dispersion_params.to_numpy()
-    first = fit.model.p + fit.model.m
+    first = fit.numbers.p + fit.numbers.m
     places = columns(fit)
     values = {
         name: matrix @ coefficients[places[name].start - first : places[name].stop - first]

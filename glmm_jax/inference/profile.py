@@ -219,7 +219,7 @@ def _notes(
     notes = []
     if not fit.converged:
         notes.append(f"The fit is not a certified maximum of the likelihood: {fit.status.sentence}")
-    if fit.model.priors:
+    if fit.numbers.priors:
         notes.append("The profile is of the penalised likelihood, priors included.")
     bottom = float(fit.estimate.deviance)
     for name in undefined:

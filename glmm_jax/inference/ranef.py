@@ -102,7 +102,7 @@ def random_part(fit: Fit, rows: Frame | NewFrame, part: str, fixed: np.ndarray) 
 
 def modes(fit: Fit) -> tuple[np.ndarray, ...]:
     """b = Lambda u~ of each block of the frame, (levels, k)."""
-    structure = fit.model.structure
+    structure = fit.numbers.structure
     starts = np.cumsum([0, *structure.sizes])
     out = []
     for i, Lambda in enumerate(triangles(fit.frame, fit.theta)):

@@ -20,7 +20,7 @@ from glmm_jax.inference.parameter_rows import row_parameters
 from glmm_jax.inference.ranef import random_part
 from glmm_jax.model import Model, Params
 from glmm_jax.predictors import row_arguments
-from glmm_jax.runtime import engine
+from glmm_jax.runtime import engine, run
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -102,13 +102,13 @@ def residuals(fit: Fit, kind: str, n: int = 250, seed: int = 0, random: str = "n
         return scipy.special.ndtri(quantile.scaled(observed(fit), simulated, seed))
     if kind == "working":
         with engine():
-            ratio = _working(fit.estimate.params, fit.model, _padded(fit))
+            ratio = run(_working, fit.estimate.params, fit.numbers, _padded(fit))
         return np.array(ratio)[: fit.nobs]
     trials = np.ones(fit.nobs) if fit.frame.trials is None else fit.frame.trials
     difference = fit.frame.y / trials - fitted(fit)
     if kind == "response":
         return difference
-    case = np.asarray(fit.model.weights)[: fit.nobs]
+    case = np.asarray(fit.numbers.weights)[: fit.nobs]
     if kind == "pearson":
         variance = _moment(fit, "variance")
         if np.any(np.isinf(variance)):
@@ -141,9 +141,10 @@ def observed(fit: Fit) -> np.ndarray:
 def _moment(fit: Fit, what: str) -> np.ndarray:
     """Mean (of one trial), variance or unit deviance of the response in the rows used, (nobs,)."""
     # In a dispersion model phi differs between the rows, so that it is no common factor.
-    at_one = fit.family.variance_scales and not fit.model.dispersion_X
+    at_one = fit.family.variance_scales and not fit.numbers.dispersion_X
     with engine():
-        found = _moments(fit.estimate.params, fit.model, _padded(fit), what=what, at_one=at_one)
+        arrays = fit.estimate.params, fit.numbers, _padded(fit)
+        found = run(_moments, *arrays, what=what, at_one=at_one)
     return np.array(found)[: fit.nobs]
 
 
@@ -151,11 +152,11 @@ def _padded(fit: Fit) -> np.ndarray:
     """eta in the padded length of the model, (n,); with random effects in further parameters the
     linear predictors of all, (r, n)."""
     eta, names = linear_predictor(fit), fit.family.parameters
-    if not fit.model.random_parameters:
-        return padded(eta, fit.model.n)
+    if not fit.numbers.random_parameters:
+        return padded(eta, fit.numbers.n)
     values = row_parameters(fit, fit.frame)
-    parts = [eta, *(values[names[i]] for i in fit.model.random_parameters)]
-    return np.stack([padded(part, fit.model.n) for part in parts])
+    parts = [eta, *(values[names[i]] for i in fit.numbers.random_parameters)]
+    return np.stack([padded(part, fit.numbers.n) for part in parts])
 
 
 def family_arguments(fit: Fit) -> tuple[np.ndarray, Dispersion]:

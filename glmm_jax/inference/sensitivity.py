@@ -149,7 +149,7 @@ def _standard_errors(fit: Fit, rates: Rates, local: Local, inverse: np.ndarray) 
 
 def _seen(fit: Fit, rates: Rates, moves: np.ndarray, of: str) -> np.ndarray:
     """How eta or the mean of every row (columns) changes with each row's number (rows)."""
-    n, size = fit.nobs, fit.model.n
+    n, size = fit.nobs, fit.numbers.n
     dpsi = np.zeros((size, fit.df))
     dpsi[:n] = moves
     with engine():

@@ -60,7 +60,7 @@ def simulate(fit: Fit, n: int = 1, seed: int = 0, random: str = "new") -> pd.Dat
 def simulate_array(fit: Fit, n: int = 1, seed: int = 0, random: str = "new") -> np.ndarray:
     """The responses of `simulate` as an array (n, rows used)."""
     check_draws(n, seed, random)
-    chunk = 1 if n == 1 else chunk_size(fit.model.n)
+    chunk = 1 if n == 1 else chunk_size(fit.numbers.n)
     out = np.empty((n, fit.nobs))
     for first in range(0, n, chunk):
         with engine():

@@ -199,7 +199,7 @@ def _deviance(params: Params, model: Model, u: jax.Array, *, nagq: int, reml: bo
 
 def _by_block(fit: Fit) -> tuple[np.ndarray, ...]:
     """u~ of each block of the frame, (levels, k): without padding, in the order of the formula."""
-    structure, placement = fit.model.structure, fit.placement
+    structure, placement = fit.numbers.structure, fit.placement
     starts = np.cumsum([0, *structure.sizes])
     out = []
     for block, f, first in zip(fit.frame.blocks, placement.factor, placement.column, strict=True):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy
 
 from glmm_jax.build import PARAMETER_OF
 from glmm_jax.covariance import Diagonal, Structured
@@ -20,6 +19,7 @@ from glmm_jax.inference.diagnosis import outcome, warnings
 from glmm_jax.inference.parameter_names import dispersion_errors, has_sigma
 from glmm_jax.inference.residuals import available
 from glmm_jax.inference.varcorr import CovarianceTerm, correlations, covariance_terms
+from glmm_jax.inference.wald import two_sided
 from glmm_jax.links import Identity
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _parameters(fit: Fit) -> tuple[ParameterBlock, ...]:
             "Estimate": estimates[part],
             "Std. Error": error,
             "z value": z,
-            "Pr(>|z|)": 2 * scipy.special.ndtr(-np.abs(z)),
+            "Pr(>|z|)": two_sided(z),
         }
         title = f"Model of {name} ({model.argument} ~ {model.formula}):"
         table = pd.DataFrame(columns, index=list(model.names))
@@ -219,7 +219,7 @@ def _parameters(fit: Fit) -> tuple[ParameterBlock, ...]:
 def _constant(name: str, value: float, error: float, phi_is: str) -> str:
     """A constant on its own scale, and on that without bounds with its standard error."""
     bare = f"{name}: {value:.4g} (standard error {error:.3g})"
-    for link, inverse in (("log", np.exp), ("logit", scipy.special.expit)):
+    for link, inverse in (("log", np.exp), ("logit", lambda x: 1.0 / (1.0 + np.exp(-x)))):
         if name.startswith(f"{link}(") and name.endswith(")"):
             own = name[len(link) + 1 : -1]
             own = "probability of an excess zero" if name == "logit(zero)" else own
@@ -231,7 +231,7 @@ def _constant(name: str, value: float, error: float, phi_is: str) -> str:
 
 def _title(fit: Fit) -> str:
     how = "REML" if fit.reml else "maximum likelihood"
-    if fit.model.priors:
+    if fit.numbers.priors:
         how = f"penalised {how}"
     linear = isinstance(fit.family, Gaussian) and isinstance(fit.family.link, Identity)
     if linear and fit.nagq == 1:

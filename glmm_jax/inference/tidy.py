@@ -14,6 +14,7 @@ from glmm_jax.inference import confint, predict, residuals, varcorr
 from glmm_jax.inference.levels import check_level
 from glmm_jax.inference.parameter_names import dispersion_errors, has_sigma
 from glmm_jax.inference.parameter_rows import ZERO_PART
+from glmm_jax.inference.wald import two_sided
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
@@ -105,7 +106,7 @@ def _others(fit: Fit, level: float | None) -> pd.DataFrame:
             estimate, error = float(estimates.iloc[at]), float(errors[at])
             # That log(phi) is zero is no hypothesis; that a covariate has no effect on it is one.
             z = estimate / error if name in models and error > 0 else np.nan
-            p = 2 * float(scipy.special.ndtr(-abs(z)))
+            p = float(two_sided(z))
             rows.append((effects.get(name, "parameter"), None, term, estimate, error, z, p))
             at += 1
     names = ["effect", "group", "term", "estimate", "std_error", "statistic", "p_value"]

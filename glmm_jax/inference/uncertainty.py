@@ -111,7 +111,7 @@ class _FactorRows(NamedTuple):
 
 
 def _factor_rows(fit: Fit, blocks: Sequence[RandomBlock]) -> list[_FactorRows]:
-    structure, placement = fit.model.structure, fit.placement
+    structure, placement = fit.numbers.structure, fit.placement
     found = []
     for f, k in enumerate(structure.columns):
         members = [i for i, factor in enumerate(placement.factor) if factor == f]
@@ -132,7 +132,7 @@ def _between_factors(fit: Fit, factors: list[_FactorRows]) -> np.ndarray:
     factor but the one with most of them. For 73,000 ratings by 2,972 students of 1,128 lecturers
     these are 1,128 columns, where one a row would be 73,000.
     """
-    structure = fit.model.structure
+    structure = fit.numbers.structure
     starts = np.cumsum([0, *structure.sizes])
     used = [np.unique(rows.index[rows.index >= 0]) for rows in factors]
     order = sorted(range(len(factors)), key=lambda f: len(used[f]) * structure.columns[f])
