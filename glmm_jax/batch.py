@@ -44,8 +44,7 @@ def estimate_many(
     Returns
     -------
     Estimate, every array with a leading axis B. One model without an estimate has a status and
-    harms no other. Differentiable where `estimate` is; of crossed factors, second derivatives by
-    `jacfwd(jacfwd)` alone (reverse mode loses rules of derivatives inside a loop, jax 0.10).
+    harms no other. Differentiable where `estimate` is.
 
     Raises
     ------

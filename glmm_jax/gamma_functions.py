@@ -19,11 +19,10 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
+from glmm_jax.rules import part, with_rule
 from glmm_jax.tails import elementwise_derivative, polynomial, softplus
 
 # Bernoulli numbers B_2, B_4, ...: from x = 8 the first term left out is below 1e-15 of the leading
@@ -119,7 +118,7 @@ def stirling_remainder(log_x: Array) -> Array:
     return _remainder(0, log_x)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(with_rule, static_argnums=(0,))
 def _remainder(order: int, log_x: Array) -> Array:
     log_x = _held(log_x)
     x = jnp.exp(log_x)
@@ -156,26 +155,23 @@ def log_rising(log_a: Array, y: Array) -> Array:
     return _rising(0, log_a, y)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(with_rule, static_argnums=(0,))
 def _rising(order: int, log_a: Array, y: Array) -> Array:
     return _rising_value(order, log_a, y)
 
 
+@_rising.defjvp
 def _rising_jvp(order, primals, tangents):
     log_a, y = primals
-    change = jnp.zeros(jnp.broadcast_shapes(jnp.shape(log_a), jnp.shape(y)), log_a.dtype)
-    if not isinstance(tangents[0], SymbolicZero):
-        change = change + _rising(order + 1, log_a, y) * tangents[0]
+    value = _rising(order, log_a, y)
     # The response is data in nearly every use.
-    if not isinstance(tangents[1], SymbolicZero):
-        slope = elementwise_derivative(
-            lambda y: _rising_value(order, log_a, y), y * jnp.ones_like(change)
-        )
-        change = change + slope * tangents[1]
-    return _rising(order, log_a, y), change
-
-
-_rising.defjvp(_rising_jvp, symbolic_zeros=True)
+    along_y = part(
+        lambda: elementwise_derivative(
+            lambda y: _rising_value(order, log_a, y), y * jnp.ones_like(value)
+        ),
+        tangents[1],
+    )
+    return value, part(lambda: _rising(order + 1, log_a, y), tangents[0]) + along_y
 
 
 def _rising_value(order: int, log_a: Array, y: Array) -> Array:

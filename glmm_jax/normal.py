@@ -20,10 +20,10 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from glmm_jax.rules import with_rule
 from glmm_jax.tails import polynomial
 
 _SQRT_2PI = math.sqrt(2 * math.pi)
@@ -85,7 +85,7 @@ def _in_own_tail(x: Array, upper: bool) -> Array:
 
 # The two probabilities of one x are written in |x| and x * x alone, so that the compiler shares the
 # exponential and the rational function between them. |x| is differentiated only where x is not 0.
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
+@partial(with_rule, static_argnums=(1,))
 def log_probability(x: Array, upper: bool = False) -> Array:
     """log Phi(x), or log Phi(-x) if `upper`, elementwise, for any real x.
 
@@ -106,7 +106,7 @@ def _log_probability_jvp(upper, primals, tangents):
     return log_probability(x, upper), tangent * (-ratio if upper else ratio)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
+@partial(with_rule, static_argnums=(1,))
 def density_ratio(x: Array, upper: bool = False) -> Array:
     """phi(x) / Phi(x), or the hazard phi(x) / Phi(-x) if `upper`, elementwise."""
     a = jnp.abs(x)
@@ -127,7 +127,7 @@ def _density_ratio_jvp(upper, primals, tangents):
     return ratio, tangent * (slope if upper else -slope)
 
 
-@jax.custom_jvp
+@with_rule
 def cdf(x: Array) -> Array:
     """Phi(x), elementwise; the relative error stays small until Phi underflows (x = -38)."""
     a = jnp.abs(x)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from glmm_jax.rules import with_rule
+
 # exp(-exp(8)) is 0 in float64 (and float32): beyond it a complementary log-log tail is exactly
 # what rounding makes of it, and its derivatives are exactly zero.
 DOUBLE_EXPONENTIAL_UNDERFLOW = 8.0
@@ -50,7 +52,7 @@ def elementwise_derivative(function: Callable[[Array], Array], x: Array) -> Arra
 
 # A logistic function whose derivative is a product, not s (1 - s): the latter loses one digit
 # for each digit that s has in common with 1. The three functions share one exponential.
-@jax.custom_jvp
+@with_rule
 def logistic_density(x: Array) -> Array:
     """Density of the standard logistic distribution, exp(-|x|) / (1 + exp(-|x|))^2."""
     e = jnp.exp(-jnp.abs(x))
@@ -64,7 +66,7 @@ def _logistic_density_jvp(primals, tangents):
     return value, tangent * (value * (1.0 - 2.0 * logistic(x)))
 
 
-@jax.custom_jvp
+@with_rule
 def logistic(x: Array) -> Array:
     """1 / (1 + exp(-x)), accurate relative to its value in the left tail."""
     e = jnp.exp(-jnp.abs(x))
@@ -77,7 +79,7 @@ def _logistic_jvp(primals, tangents):
     return logistic(x), tangent * logistic_density(x)
 
 
-@jax.custom_jvp
+@with_rule
 def softplus(x: Array) -> Array:
     """log(1 + exp(x)) for any real x, with derivatives accurate in both tails."""
     return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
@@ -111,7 +113,7 @@ def _slope_and_excess(x: Array) -> tuple[Array, Array]:
     return jnp.where(left, 1.0 - e + series, quotient), jnp.where(left, series, e + quotient - 1.0)
 
 
-@jax.custom_jvp
+@with_rule
 def log_one_minus_exp_neg_exp(x: Array) -> Array:
     """log(1 - exp(-exp(x))), accurate in both tails with its derivatives.
 
@@ -131,7 +133,7 @@ def _log_one_minus_exp_neg_exp_jvp(primals, tangents):
     return log_one_minus_exp_neg_exp(x), tangent * _double_exponential_slope(x)
 
 
-@jax.custom_jvp
+@with_rule
 def _double_exponential_slope(x: Array) -> Array:
     return _slope_and_excess(x)[0]
 
@@ -143,7 +145,7 @@ def _double_exponential_slope_jvp(primals, tangents):
     return slope, -tangent * (slope * _double_exponential_excess(x))
 
 
-@jax.custom_jvp
+@with_rule
 def _double_exponential_excess(x: Array) -> Array:
     return _slope_and_excess(x)[1]
 

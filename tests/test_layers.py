@@ -16,6 +16,7 @@ PACKAGE = "glmm_jax"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
 LAYERS = {
+    "rules": 0,
     "status": 0,
     "covariance": 1,
     "families": 1,

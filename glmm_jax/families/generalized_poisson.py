@@ -24,6 +24,7 @@ from glmm_jax.families.base import Dispersion, Family, one_parameter, reachable
 from glmm_jax.families.counts import check_counts, sample_by_summation
 from glmm_jax.families.moments import log_mean_slope, log_start
 from glmm_jax.families.saturated import saturated_deviance
+from glmm_jax.rules import part, with_rule
 
 
 class GeneralizedPoisson(Family):
@@ -98,7 +99,7 @@ class GeneralizedPoisson(Family):
 
 # exp(log_t) overflows in the powers of the quotient rule, and the share of log_t in the sum is all
 # that its derivatives need.
-@jax.custom_jvp
+@with_rule
 def _log_sum(log_t: Array, c: Array) -> Array:
     """log(exp(log_t) + c) for c of either sign; NaN where the sum is not positive."""
     large = log_t > 0
@@ -111,4 +112,5 @@ def _log_sum_jvp(primals, tangents):
     log_t, c = primals
     dlog_t, dc = tangents
     value = _log_sum(log_t, c)
-    return value, jnp.exp(log_t - value) * dlog_t + jnp.exp(-value) * dc
+    along_t = part(lambda: jnp.exp(log_t - value), dlog_t)
+    return value, along_t + part(lambda: jnp.exp(-value), dc)

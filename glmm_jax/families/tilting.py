@@ -26,20 +26,19 @@ phi <= 2, so that the sum is complete; with h > 1 log p is within 1e-10 for phi 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import gammaln
 
 from glmm_jax.gamma_functions import stirling_series
+from glmm_jax.rules import part, with_rule
 from glmm_jax.tails import softplus
 
 _BLOCK = 32
@@ -323,78 +322,79 @@ def _solve(rows: _Rows) -> tuple[Array, _Sums]:
     return end[0], end[-1]
 
 
-# The rules skip a direction that is not differentiated along: without that, programs grow tenfold.
-def _along(coefficient: Callable[[], Array], tangent: Any) -> Array | float:
-    """coefficient * tangent; 0 without computing it where the tangent is zero by construction."""
-    return 0.0 if isinstance(tangent, SymbolicZero) else coefficient() * tangent
-
-
+# Without parts that are left out where an argument rests, programs grow tenfold.
 # Moments are divided by V in their values, never in a rule: the square of a tiny V underflows.
-@jax.custom_jvp
+@with_rule
 def _tilt(log_mu: Array, nu: Array, found: _Found) -> Array:
     """delta."""
     return found.tilt
 
 
+@_tilt.defjvp
 def _tilt_jvp(primals, tangents):
-    change = _rate_change(primals, tangents) - _along(lambda: primals[1], tangents[0])
+    change = _rate_change(primals, tangents) - part(lambda: primals[1], tangents[0])
     return _tilt(*primals), change + jnp.zeros_like(primals[0])
 
 
-@jax.custom_jvp
+@with_rule
 def _log_norm(log_mu: Array, nu: Array, found: _Found) -> Array:
     """B."""
     return found.log_norm
 
 
+@_log_norm.defjvp
 def _log_norm_jvp(primals, tangents):
-    along_mu = _along(lambda: _tilt(*primals) * jnp.exp(primals[0]), tangents[0])
-    along_nu = _along(lambda: _mean_distance(*primals), tangents[1])
+    along_mu = part(lambda: _tilt(*primals) * jnp.exp(primals[0]), tangents[0])
+    along_nu = part(lambda: _mean_distance(*primals), tangents[1])
     return _log_norm(*primals), -(along_mu + along_nu) + jnp.zeros_like(primals[0])
 
 
-@jax.custom_jvp
+@with_rule
 def _mean_distance(log_mu: Array, nu: Array, found: _Found) -> Array:
     """E[t]."""
     return found.mean_distance
 
 
+@_mean_distance.defjvp
 def _mean_distance_jvp(primals, tangents):
     # E[dt] = 0: t(j) moves by (J - j) dlog mu.
     change = _ratio(1, 1, *primals) * _rate_change(primals, tangents)
-    change = change - _along(lambda: _ratio(0, 2, *primals), tangents[1])
+    change = change - part(lambda: _ratio(0, 2, *primals), tangents[1])
     return _mean_distance(*primals), _variance(*primals) * change
 
 
-@jax.custom_jvp
+@with_rule
 def _variance(log_mu: Array, nu: Array, found: _Found) -> Array:
     """V."""
     return _central(2, 0, found)
 
 
+@_variance.defjvp
 def _variance_jvp(primals, tangents):
     value = _variance(*primals)
     return value, value * _log_variance_change(primals, tangents)
 
 
-@jax.custom_jvp
+@with_rule
 def _slope(log_mu: Array, nu: Array, found: _Found) -> Array:
     """mu / V, the slope of log(lambda) in log(mu)."""
     return jnp.exp(log_mu) / _central(2, 0, found)
 
 
+@_slope.defjvp
 def _slope_jvp(primals, tangents):
-    change = _along(lambda: jnp.ones_like(primals[0]), tangents[0])
+    change = part(lambda: jnp.ones_like(primals[0]), tangents[0])
     value = _slope(*primals)
     return value, value * (change - _log_variance_change(primals, tangents))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@partial(with_rule, static_argnums=(0, 1))
 def _ratio(a: int, b: int, log_mu: Array, nu: Array, found: _Found) -> Array:
     """M_ab / V for a + b >= 2."""
     return _central(a, b, found) / _central(2, 0, found)
 
 
+@_ratio.defjvp
 def _ratio_jvp(a, b, primals, tangents):
     def ratio(a: int, b: int) -> Array:
         return _ratio(a, b, *primals)
@@ -407,8 +407,8 @@ def _ratio_jvp(a, b, primals, tangents):
         return up
 
     change = lowered(ratio(a + 1, b), 1.0, ratio(1, 1)) * _rate_change(primals, tangents)
-    along_nu = _along(lambda: lowered(ratio(a, b + 1), ratio(1, 1), ratio(0, 2)), tangents[1])
-    along_mu = _along(lambda: b * ratio(a + 1, b - 1), tangents[0]) if b else 0.0
+    along_nu = part(lambda: lowered(ratio(a, b + 1), ratio(1, 1), ratio(0, 2)), tangents[1])
+    along_mu = part(lambda: b * ratio(a + 1, b - 1), tangents[0]) if b else 0.0
     value = ratio(a, b)
     own = value * _log_variance_change(primals, tangents)
     return value, change - along_nu - along_mu - own
@@ -424,19 +424,11 @@ def _central(a: int, b: int, found: _Found) -> Array:
 
 def _rate_change(primals, tangents) -> Array | float:
     """dL, the change of log(lambda) at fixed J: what keeps the mean at mu."""
-    along_mu = _along(lambda: _slope(*primals), tangents[0])
-    return along_mu + _along(lambda: _ratio(1, 1, *primals), tangents[1])
+    along_mu = part(lambda: _slope(*primals), tangents[0])
+    return along_mu + part(lambda: _ratio(1, 1, *primals), tangents[1])
 
 
 def _log_variance_change(primals, tangents) -> Array:
     """dV / V."""
     change = _ratio(3, 0, *primals) * _rate_change(primals, tangents)
-    return change - _along(lambda: _ratio(2, 1, *primals), tangents[1])
-
-
-_tilt.defjvp(_tilt_jvp, symbolic_zeros=True)
-_log_norm.defjvp(_log_norm_jvp, symbolic_zeros=True)
-_mean_distance.defjvp(_mean_distance_jvp, symbolic_zeros=True)
-_variance.defjvp(_variance_jvp, symbolic_zeros=True)
-_slope.defjvp(_slope_jvp, symbolic_zeros=True)
-_ratio.defjvp(_ratio_jvp, symbolic_zeros=True)
+    return change - part(lambda: _ratio(2, 1, *primals), tangents[1])

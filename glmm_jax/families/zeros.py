@@ -21,7 +21,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -35,6 +34,7 @@ from glmm_jax.families.base import (
 from glmm_jax.families.generalized_poisson import GeneralizedPoisson
 from glmm_jax.families.negative_binomial import NegativeBinomial, NegativeBinomial1
 from glmm_jax.families.poisson import Poisson
+from glmm_jax.rules import with_rule
 from glmm_jax.tails import elementwise_derivative, log_one_minus_exp_neg_exp, softplus
 
 _TAKEN_OVER = (
@@ -55,7 +55,7 @@ _FLOOR = 50.0
 
 # The derivative of log(x) as an exponential of log(x): x^2, in the second derivative of the
 # logarithm, would underflow long before x does.
-@jax.custom_jvp
+@with_rule
 def _log(x: Array) -> Array:
     return jnp.log(x)
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
 from glmm_jax.linalg import block_diagonal
+from glmm_jax.rules import with_rule
 
 
 def cholesky(matrix: jax.Array) -> jax.Array:
@@ -40,7 +41,7 @@ def _solved(lower: jax.Array, right: jax.Array) -> jax.Array:
     return cho_solve((lower, True), right)
 
 
-@jax.custom_jvp
+@with_rule
 def logdet(matrix: jax.Array, lower: jax.Array) -> jax.Array:
     """log|S| from S and its Cholesky factor."""
     return 2.0 * jnp.sum(jnp.log(jnp.diagonal(lower)))
@@ -52,7 +53,7 @@ def _logdet_jvp(primals, tangents):
     return logdet(matrix, lower), jnp.sum(inverse(matrix, lower) * tangents[0])
 
 
-@jax.custom_jvp
+@with_rule
 def inverse(matrix: jax.Array, lower: jax.Array) -> jax.Array:
     """S^-1 from S and its Cholesky factor."""
     return _solved(lower, jnp.eye(lower.shape[0], dtype=lower.dtype))

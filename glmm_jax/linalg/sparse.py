@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from glmm_jax.linalg import block_diagonal, krylov, schur
 from glmm_jax.linalg.segments import take, total
+from glmm_jax.rules import with_rule
 from glmm_jax.structure import Structure
 
 Blocks = tuple[jax.Array, ...]
@@ -216,7 +217,7 @@ def logdet(factor: SparseFactor) -> jax.Array:
     return sum(known, _logdet_rest(factor.rest, factor.structure))
 
 
-@jax.custom_jvp
+@with_rule
 def _logdet_rest(rest: Remainder, structure: Structure) -> jax.Array:
     """log|A|, estimated."""
     return jnp.mean(values(structure, rest))
@@ -280,7 +281,7 @@ def _of_group(structure: Structure, rest: Remainder, z: jax.Array):
     return value - plain, found, G
 
 
-@jax.custom_jvp
+@with_rule
 def _value_and_slope(rest: Remainder, structure: Structure) -> tuple[jax.Array, Remainder]:
     """The estimate and its derivative in the numbers of A, in one pass over the sign vectors."""
     groups = _groups(structure)
