@@ -44,7 +44,13 @@ CAREFUL = {
 
 # For small data a CPU compiler that works less hard: compilation falls by two fifths, a fit of a
 # few milliseconds takes a fifth longer (2,000 rows: 6.6 to 3.2 s of CPU against 2.1 to 2.5 ms).
-QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+# Sums in several stages, a kernel for each, are a tenth of the compilation and of a small fit; their
+# smaller rounding error does not matter for so few numbers.
+QUICK = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_backend_optimization_level": 1,
+    "xla_disable_hlo_passes": "tree_reduction_rewriter",
+}
 QUICK_SIZE = 100_000  # numbers in the largest array
 
 # Where programs run side by side, a product that waits for threads waits for its neighbours.
