@@ -44,8 +44,8 @@ CAREFUL = {
 
 # For small data a CPU compiler that works less hard: compilation falls by two fifths, a fit of a
 # few milliseconds takes a fifth longer (2,000 rows: 6.6 to 3.2 s of CPU against 2.1 to 2.5 ms).
-# Sums in several stages, a kernel for each, are a tenth of the compilation and of a small fit; their
-# smaller rounding error does not matter for so few numbers.
+# Sums in several stages, a kernel for each, are a tenth of the compilation and of a small fit; that
+# they round less does not matter for so few numbers.
 QUICK = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 1,

@@ -83,6 +83,13 @@ def factor_of(values: pd.Series | np.ndarray, name: str) -> Factor:
         labels = _labels(categorical.categories, name)
         # Indexing by the small integers pandas stores would overflow in products of codes.
         return Factor(categorical.codes.astype(np.intp), labels, bool(categorical.ordered))
+    if isinstance(values, pd.Series) and isinstance(values.dtype, pd.StringDtype):
+        # As objects they are hashed, and their few levels sorted, in a quarter of the time.
+        codes, uniques = pd.factorize(values.to_numpy(dtype=object))
+        order = sorted(range(len(uniques)), key=uniques.__getitem__)
+        place = np.full(len(order) + 1, -1)  # code -1 marks the last place
+        place[order] = np.arange(len(order))
+        return Factor(place[codes], _labels(uniques[order], name))
     codes, uniques = pd.factorize(values, sort=True)
     return Factor(codes, _labels(uniques, name))
 
@@ -97,17 +104,19 @@ class Column:
         kind: `"number"`, `"boolean"` or `"factor"` (categories and strings); `"other"` (dates
             and times) can only group.
         missing: (n,) mask, None where nothing is missing.
+        known: the values as a factor where they are known as such.
     """
 
     name: str
     raw: pd.Series
     kind: str
     missing: np.ndarray | None
+    known: Factor | None = None
 
     @cached_property
     def factor(self) -> Factor:
         """The values as a factor, whatever their kind."""
-        return factor_of(self.raw, self.name)
+        return factor_of(self.raw, self.name) if self.known is None else self.known
 
     @cached_property
     def value(self) -> Value:
@@ -142,7 +151,7 @@ _KINDS = {"b": "boolean", "i": "number", "u": "number", "f": "number"}
 
 def _kind_of(raw: pd.Series) -> str:
     dtype = raw.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
+    if isinstance(dtype, pd.CategoricalDtype | pd.StringDtype):
         return "factor"
     if isinstance(dtype, np.dtype) and dtype.kind in _KINDS:
         return _KINDS[dtype.kind]
@@ -181,13 +190,15 @@ def read_column(data: pd.DataFrame, name: str, where: str) -> Column:
     raw = data[name]
     if not isinstance(raw, pd.Series):
         raise ValueError(f"data: {raw.shape[1]} columns are called {name!r}; rename all but one")
-    kind = _kind_of(raw)
-    if isinstance(raw.array, pd.Categorical):
-        missing = raw.array.codes < 0
-    elif isinstance(raw.dtype, np.dtype) and raw.dtype.kind in "biu":
+    kind, known = _kind_of(raw), None
+    if isinstance(raw.dtype, np.dtype) and raw.dtype.kind in "biu":
         missing = None
     elif isinstance(raw.dtype, np.dtype) and raw.dtype.kind == "f":
         missing = np.isnan(raw.to_numpy())
+    elif kind == "factor":
+        known = factor_of(raw, name)
+        missing = known.codes < 0
     else:
         missing = raw.isna().to_numpy()
-    return Column(name, raw, kind, missing if missing is not None and missing.any() else None)
+    some = missing is not None and missing.any()
+    return Column(name, raw, kind, missing if some else None, known)
