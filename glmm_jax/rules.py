@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
 Flat = Sequence[Any]  # leaves of a pytree
 Function = Callable[..., Flat]  # of leaves
@@ -139,7 +140,15 @@ def _jvp(primals: Flat, tangents: Flat, *, rule: Rule, **_: Any) -> tuple[Flat, 
 def _batched(
     leaves: Flat, axes: Flat, *, function: Function, rule: Rule, avals: Flat, precision: Any
 ) -> tuple[Flat, Flat]:
-    size = next(a.shape[axis] for a, axis in zip(leaves, axes, strict=True) if axis is not None)
+    size, mesh, spread = next(
+        (a.shape[axis], a.sharding.mesh, a.sharding.spec[axis])
+        for a, axis in zip(map(jax.typeof, leaves), axes, strict=True)
+        if axis is not None
+    )
+
+    def wider(aval: Any) -> Any:
+        sharding = NamedSharding(mesh, PartitionSpec(spread, *aval.sharding.spec))
+        return aval.update(shape=(size, *aval.shape), sharding=sharding)
 
     def lanes(primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
         moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
@@ -155,7 +164,7 @@ def _batched(
         *leaves,
         function=jax.vmap(function, in_axes=tuple(axes)),
         rule=lanes,
-        avals=tuple(aval.update(shape=(size, *aval.shape), sharding=None) for aval in avals),
+        avals=tuple(map(wider, avals)),
         precision=precision,
     )
     return out, [0] * len(avals)

@@ -21,6 +21,7 @@ import json
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, PartitionSpec as P
 
 jax.config.update("jax_enable_x64", True)
 import glmm_jax as gj
@@ -49,6 +50,17 @@ for name, these in {"whole": model, "shared": gj.shard_rows(model)}.items():
         "rows": these.y.addressable_shards[0].data.shape[0],
         "n": these.n,
     }
+
+# A family in a user's own program whose arrays say which device has which part of them.
+mesh = jax.make_mesh((jax.device_count(),), ("parts",), axis_types=(AxisType.Explicit,))
+slopes = jax.grad(lambda eta: gj.families.Bernoulli().log_prob(np.ones(()), eta))
+eta = np.linspace(-3.0, 3.0, 16)
+with jax.set_mesh(mesh):
+    parts = jax.device_put(eta, P("parts"))
+    lanes = jax.jit(jax.vmap(slopes))(parts)
+    blocks = jax.jit(jax.shard_map(jax.vmap(slopes), in_specs=P("parts"), out_specs=P("parts")))
+    out["explicit"] = [jax.vmap(slopes)(eta).tolist(), lanes.tolist(), blocks(parts).tolist()]
+    out["spread"] = jax.typeof(lanes).sharding.spec[0]
 print(json.dumps(out))
 """
 
@@ -81,6 +93,13 @@ def test_the_estimate_does_not_depend_on_the_devices(answer: dict, name: str) ->
 def test_each_device_holds_a_fraction(answer: dict) -> None:
     # What belongs to the levels is on every device; here it is little.
     assert answer["shared"]["bytes"] < 0.25 * answer["whole"]["bytes"]
+
+
+def test_rules_of_derivatives_follow_a_mesh(answer: dict) -> None:
+    plain, lanes, blocks = answer["explicit"]
+    np.testing.assert_allclose(lanes, plain, rtol=1e-15)
+    np.testing.assert_allclose(blocks, plain, rtol=1e-15)
+    assert answer["spread"] == "parts"
 
 
 def test_devices_that_are_none() -> None:
