@@ -24,7 +24,8 @@ FUNCTION = jax.jit(flatten)
 PARAMS = Params(jnp.arange(3.0), jnp.ones(2), jnp.asarray(np.float64(0.5)))
 
 # Ten data sets of two sizes as the engine pads them: 97 to 112 and 113 to 128 rows, five to eight
-# levels. What is counted are JAX's own events: programs traced, compiled or read from its cache.
+# levels, and one summary. What is counted are JAX's own events: every program, those of single
+# operations too, that is traced, lowered, compiled or read from its cache.
 TEN_FITS = """
 import json
 import jax
@@ -34,18 +35,20 @@ import glmm_jax as gj
 
 counts = {}
 def count(event, seconds, **more):
-    name = more.get("fun_name", "")
-    if "jaxpr_trace" in event and name == "program":
-        counts["traced"] = counts.get("traced", 0) + 1
-    if event.endswith("backend_compile_duration") and name in ("program", "jit(program)"):
-        counts["compiled"] = counts.get("compiled", 0) + 1
+    stage = event.rpartition("/")[2].removesuffix("_duration")
+    if stage in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile"):
+        name = more["fun_name"].removeprefix("jit(").removesuffix(")")
+        counts.setdefault(name, {}).setdefault(stage, 0)
+        counts[name][stage] += 1
 jax.monitoring.register_event_duration_secs_listener(count)
 rng = np.random.default_rng(0)
 found = []
 for n, levels in zip(range(98, 128, 3), [5, 6, 7, 8, 5, 6, 7, 8, 5, 6]):
     data = pd.DataFrame({"y": rng.poisson(2.0, n), "x": rng.normal(size=n),
                          "g": rng.integers(levels, size=n)})
-    found.append(gj.glmer("y ~ x + (1 | g)", data, "poisson").llf)
+    fit = gj.glmer("y ~ x + (1 | g)", data, "poisson")
+    found.append(fit.llf)
+str(fit.summary())
 print("@@", json.dumps({"counts": counts, "llf": found}))
 """
 
@@ -69,7 +72,11 @@ def test_ten_data_sets_need_two_programs_and_in_a_new_process_none(tmp_path: Pat
     assert len({bucket(n) for n in range(98, 128, 3)}) == 2
     assert {bucket(levels) for levels in range(5, 9)} == {8}
     first = ten_fits(tmp_path)
-    assert first["counts"] == {"traced": 2, "compiled": 2}
+    stages = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
+    assert first["counts"]["program"] == dict.fromkeys(stages, 2)
+    # Besides, mean and variance for the summary, and what asks for the compiler's options.
+    assert set(first["counts"]) == {"program", "_moments", "<lambda>"}
+    assert first["counts"]["_moments"] == dict.fromkeys(stages, 2)
     again = ten_fits(tmp_path)
     assert again["counts"] == {}
     assert again["llf"] == first["llf"]
