@@ -167,10 +167,10 @@ def _rearranged(
 
 def _number(level: np.ndarray) -> np.ndarray:
     """How many rows of its level come before each row, (n,)."""
-    order = np.argsort(level, kind="stable")
-    inside = level[order]
+    counts = np.bincount(level)
+    before = np.cumsum(counts) - counts  # rows of the levels before
     number = np.empty(len(level), np.int64)
-    number[order] = np.arange(len(level)) - np.searchsorted(inside, inside)
+    number[np.argsort(level, kind="stable")] = np.arange(len(level)) - np.repeat(before, counts)
     return number
 
 

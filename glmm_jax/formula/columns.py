@@ -64,8 +64,9 @@ def label_of(value: object) -> str:
 
 def _labels(values: Iterable[object], name: str) -> tuple[str, ...]:
     # A list of Python's own strings, whose elements are quick to come by.
-    listed = values.tolist() if isinstance(values, pd.Index) else values
-    labels = tuple(label_of(value) for value in listed)
+    listed = values.tolist() if isinstance(values, pd.Index) else list(values)
+    plain = set(map(type, listed)) in ({str}, {int})  # whose text is the label
+    labels = tuple(map(str if plain else label_of, listed))
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise ValueError(
