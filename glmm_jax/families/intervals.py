@@ -79,14 +79,15 @@ def _probit(a: Array, log_gap: Array) -> Array:
     short = half * (1.0 + jnp.abs(middle)) < _SHORT
     # With s = half * node: log(gap phi(m)) + log sum w / 2 (e^(-m s) + e^(m s)) / 2 e^(-s^2 / 2).
     kept = jnp.where(short, half, 0.0)
-    total = jnp.zeros_like(middle)
-    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-        s = node * kept
-        total = total + weight * jnp.cosh(middle * s) * jnp.exp(-0.5 * s * s)
+    # Along an axis in front the nodes take the instructions of one.
+    nodes, weights = (
+        jnp.asarray(a, middle.dtype).reshape(-1, *(1,) * middle.ndim) for a in (_NODES, _WEIGHTS)
+    )
+    s = nodes * kept[None]
+    total = jnp.sum(weights * jnp.cosh(middle[None] * s) * jnp.exp(-0.5 * s * s), axis=0)
     near = log_gap - 0.5 * middle * middle - _LOG_SQRT_2PI + jnp.log(total)
     # Reflected to the left of zero, where both values of Phi are small together.
     turned = jnp.where(middle > 0, -middle, middle)
-    far = _difference(
-        normal.log_probability(turned + half), normal.log_probability(turned - half), ~short
-    )
+    upper, lower = normal.log_probability(jnp.stack([turned + half, turned - half]))
+    far = _difference(upper, lower, ~short)
     return jnp.where(short, near, far)
