@@ -149,14 +149,18 @@ def test_priors_hold_for_data_sets_too(design: pd.DataFrame, responses: pd.DataF
     """And are no part of the log-likelihood."""
     chosen = responses.columns[:3]
     long = pd.concat([design.assign(y=responses[name], gene=name) for name in chosen])
-    prior = priors.Normal(sd=0.05, of="x")
+    prior = priors.Normal(sd=0.05, of="log(phi)", mean=1.0)
     found = glmer_many("y " + FORMULA, long, FAMILY, by="gene", priors=prior)
     data = design.assign(y=responses["gene1"])
     single = glmer("y " + FORMULA, data, FAMILY, priors=prior)
-    assert abs(single.params["x"]) < abs(glmer("y " + FORMULA, data, FAMILY).params["x"])
+    free = glmer("y " + FORMULA, data, FAMILY)
+    assert free.dispersion_params.iloc[0] < single.dispersion_params.iloc[0] < 1.0
+    assert single.llf < free.llf
     assert found.models.loc["gene1", "llf"] == pytest.approx(single.llf, abs=1e-6)
     beta = found.coefficients.set_index(["model", "term"])["estimate"]
     assert beta["gene1", "x"] == pytest.approx(single.params["x"], abs=1e-6)
+    phi = found.dispersion.loc["gene1", "log(phi)"]
+    assert phi == pytest.approx(single.dispersion_params.iloc[0], abs=1e-6)
 
 
 @pytest.mark.parametrize(

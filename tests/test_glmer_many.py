@@ -75,22 +75,16 @@ def test_each_model_is_that_of_glmer(
 
 
 def test_other_families_and_structures() -> None:
-    """Correlated slopes, a dispersion and trials, of references; a lane against glmer."""
+    """Correlated slopes and trials; a lane against glmer. Dispersions: test_dispersions."""
     rng = np.random.default_rng(5)
-    arguments = case("sim_gauss_slope_ml/lme4").glmer_arguments()
-    data = arguments["data"]
-    y = pd.DataFrame({"other": rng.normal(size=600), "y": data["y"]})
-    found = glmer_many("~ x + (x|g)", data, "gaussian", responses=y)
-    assert list(found.dispersion.columns) == ["log(phi)"]
-    single = glmer(**arguments)
-    check(found, "y", single)
-    expected = pytest.approx(np.log(single.dispersion), abs=1e-5)
-    assert found.dispersion.loc["y", "log(phi)"] == expected
-    arguments = case("betabinom_as_binom/lme4").glmer_arguments()
-    data = arguments["data"]
-    y = pd.DataFrame({"other": rng.binomial(data["size"], 0.5), "y": data["y"]})
-    found = glmer_many("~ x + (1|g)", data, "binomial", responses=y, trials=data["size"])
-    single = glmer(**arguments)
+    data = case("betabinom_as_binom/lme4").frame()
+    g, x = data["g"].cat.codes.to_numpy(), data["x"].to_numpy()
+    b, slope = 0.7 * rng.normal(size=(2, g.max() + 1))[:, g]
+    chance = 1 / (1 + np.exp(-(b + (0.5 + slope) * x)))
+    y = pd.DataFrame(rng.binomial(data["size"], chance, (2, len(data))).T, columns=["other", "y"])
+    formula = "~ x + (x | g)"
+    found = glmer_many(formula, data, "binomial", responses=y, trials=data["size"])
+    single = alone(formula, data, y["y"], "binomial", trials=data["size"])
     check(found, "y", single)
     assert found.fit("y").llf == pytest.approx(single.llf, abs=1e-8)
 
