@@ -2,7 +2,9 @@
 
     python benchmarks/cold_start.py [--cases cm3,verbagg] [--repeats 5]
 
-This package with an empty folder for compiled programs, with a filled one, and R's lme4, in turn.
+This package with an empty folder for compiled programs, with a filled one, R's lme4, and a process
+that imports pandas and JAX, reads the file and does no more (no fit with the two can be faster), in
+turn.
 One process of each runs beforehand, not timed: it fills the system's caches of files, Python's of
 byte code and, for the second kind, the folder of programs.
 """
@@ -29,6 +31,7 @@ from peers import environment, peer_environment
 from report import cold_start as table
 
 EMPTY, FILLED, LME4 = "glmm_jax, empty cache", "glmm_jax, filled cache", "lme4"
+IMPORTS = "pandas and JAX, imports alone"
 
 # The clock of the day, not a counter: the times are counted from the start in another process.
 PYTHON = """
@@ -49,6 +52,18 @@ print("@@ " + json.dumps({
     "loglik": fit.llf, "versions": {
         "python": platform.python_version(), "glmm_jax": gj.__version__, "jax": jax.__version__,
         "numpy": numpy.__version__, "pandas": pd.__version__}}))
+"""
+
+BARE = """
+import sys, time
+started = time.time()
+import pandas as pd
+import jax.numpy
+imported = time.time()
+pd.read_csv(sys.argv[2], dtype=dict.fromkeys(sys.argv[5].split(","), "category"))
+import json, jax
+print("@@ " + json.dumps({
+    "import": imported - started, "versions": {"jax": jax.__version__, "pandas": pd.__version__}}))
 """
 
 R = """
@@ -132,11 +147,11 @@ def measure(case: Case, commands: dict[str, list[str]], repeats: int) -> dict[st
 
 def summarised(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians of the times, and every time."""
-    times = ("import", "first_fit", "to_first_fit", "process")
+    times = [x for x in ("import", "first_fit", "to_first_fit", "process") if x in runs[-1]]
     return {
         **{name: median([run[name] for run in runs]) for name in times},
         "repeats": {name: [run[name] for run in runs] for name in times},
-        "loglik": runs[-1]["loglik"],
+        "loglik": runs[-1].get("loglik"),
         "versions": runs[-1]["versions"],
     }
 
@@ -147,7 +162,7 @@ def main() -> None:
     if options.repeats < 1:
         raise SystemExit(f"--repeats {options.repeats}: use at least 1")
     python = [sys.executable, "-c", PYTHON]
-    commands = {EMPTY: python, FILLED: python}
+    commands = {EMPTY: python, FILLED: python, IMPORTS: [sys.executable, "-c", BARE]}
     rscript = shutil.which("Rscript")
     if rscript is None:
         print("no Rscript on the path: lme4 is left out", file=sys.stderr)

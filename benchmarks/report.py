@@ -118,8 +118,8 @@ def cold_start(results: dict[str, Any]) -> str:
     for case in results["cases"]:
         for name, entry in case["entries"].items():
             body.append([
-                case["case"], name, seconds(entry["import"]), seconds(entry["first_fit"]),
-                seconds(entry["to_first_fit"]), seconds(entry["process"]),
+                case["case"], name, seconds(entry["import"]), seconds(entry.get("first_fit")),
+                seconds(entry.get("to_first_fit")), seconds(entry["process"]),
                 ratio(entry.get("ratio_to_lme4")),
             ])  # fmt: skip
     head = ["case", "program", "import", "first fit", "start to first fit", "whole process",
