@@ -43,6 +43,18 @@ def linear_predictor(params: Params, model: Model, u: jax.Array) -> jax.Array:
     return model.X @ params.beta + random + model.offset
 
 
+def with_fixed_part(params: Params, model: Model) -> tuple[Params, Model]:
+    """The same rows with X beta in the offset and no columns left.
+
+    What is a function of eta takes X beta then once, and so does its derivative: in reverse mode
+    all cotangents of eta meet before X' is applied.
+    """
+    if model.random_parameters:
+        return params, model
+    fixed = model.X @ params.beta + model.offset
+    return replace(params, beta=params.beta[:0]), replace(model, X=model.X[:, :0], offset=fixed)
+
+
 def log_density(params: Params, model: Model, eta: jax.Array) -> jax.Array:
     """sum_i w_i log p(y_i | eta_i), ()."""
     value = kernel(params, model, eta)
@@ -166,18 +178,15 @@ def step(
 def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = False) -> Mode:
     """Run the loop from a guess of u, (q,); not differentiable: see `conditional_mode`."""
     eps = float(jnp.finfo(guess.dtype).eps)
-    # While beta stays, its part of eta is the same in every trip.
-    moved_by_u = model
-    if not joint and not model.random_parameters:
-        fixed = model.X @ params.beta + model.offset
-        moved_by_u = replace(model, X=model.X[:, :0], offset=fixed)
+    given = params.beta
+    if not joint:  # while beta stays, its part of eta is the same in every trip
+        params, model = with_fixed_part(params, model)
 
     def body(state: _State) -> _State:
         u = state.u + state.fraction * state.du
         beta = state.beta + state.fraction * state.dbeta
         here = Params(beta, params.theta, params.dispersion)
-        of_u = here if moved_by_u is model else replace(here, beta=beta[:0])
-        eta = linear_predictor(of_u, moved_by_u, u)
+        eta = linear_predictor(here, model, u)
         f = -2.0 * kernel(here, model, eta) + u @ u
         information = row_information(here, model, eta, "expected")
         if not model.family.is_canonical:
@@ -226,7 +235,7 @@ def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = Fals
         trips=jnp.asarray(0),
     )
     end = jax.lax.while_loop(unfinished, body, start)
-    return Mode(end.u, end.beta, end.converged, end.trips, end.decrement)
+    return Mode(end.u, end.beta if joint else given, end.converged, end.trips, end.decrement)
 
 
 def conditional_mode(

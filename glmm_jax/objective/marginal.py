@@ -28,10 +28,11 @@ def marginal(
     """
     if is_joint(nagq, reml):
         value, mode = laplace.laplace_joint(params, model, guess, solved, reml)
-        # None of them is of beta (see `check`): the mode is the same without.
-        return value + priors.penalty(params, model) if model.priors else value, mode
-    u = pirls.mode_from(params, model, guess, solved)
-    return at_mode(params, model, u, nagq), u
+        # No prior is of beta (see `check`): the mode is the same without.
+        return _penalised(value, params, model), mode
+    inner = pirls.with_fixed_part(params, model)
+    u = pirls.mode_from(*inner, guess, solved)
+    return _penalised(_at_mode(*inner, u, nagq), params, model), u
 
 
 def params_at(x: jax.Array, mode: Any, model: Model) -> Params:
@@ -47,10 +48,16 @@ def profiled(x: jax.Array, model: Model, mode: Any, nagq: int, reml: bool = Fals
 
 def at_mode(params: Params, model: Model, u: jax.Array, nagq: int) -> jax.Array:
     """The deviance of nagq >= 1 as a function of the conditional mode as well, ()."""
+    return _penalised(_at_mode(params, model, u, nagq), params, model)
+
+
+def _at_mode(params: Params, model: Model, u: jax.Array, nagq: int) -> jax.Array:
     if nagq == 1:
-        value = laplace.deviance_at_mode(params, model, u)
-    else:
-        value = quadrature.deviance_at_mode(params, model, u, nagq)
+        return laplace.deviance_at_mode(params, model, u)
+    return quadrature.deviance_at_mode(params, model, u, nagq)
+
+
+def _penalised(value: jax.Array, params: Params, model: Model) -> jax.Array:
     return value + priors.penalty(params, model) if model.priors else value
 
 
