@@ -33,14 +33,12 @@ OTHER_NODES = (
     "cm3_agq5/lme4", "cm3_agq25/lme4", "toenail_visit_agq25/lme4", "toenail_time_agq25/lme4",
     "small_clusters_agq25/lme4",
 )  # fmt: skip
-# Large: its structure is that of insteval, which is fitted, and nagq = 0 that of four others.
-LARGE = "insteval_agq0/lme4"
 COMPARED = [
     one
     for one in cases(plain=None)
     if one.other_objective is None
     and not ELSEWHERE.intersection(one.tags)
-    and one.key not in (*OTHER_NODES, RUNAWAY, LARGE)
+    and one.key not in (*OTHER_NODES, RUNAWAY)
 ]
 # glmer.nb finds the size by golden section search, to four digits, and the rest given it.
 PROFILED = ("gt_nb2/lme4", "sal_nb2/lme4")
@@ -55,7 +53,8 @@ FITTED = (
     "sal_nb2", "sal_nb1", "sal_nb2_disp", "genpois",
     "sal_zip", "hurdle_pois",
     "sleep_corr_ml", "sim_gauss_slope_ml", "sim_gauss_w_ml", "pastes_nested_ml",
-    "sleep_corr_reml", "sim_gauss_w_reml", "cm3_agq0", "insteval", "insteval_lmm",
+    "sleep_corr_reml", "sim_gauss_w_reml", "cm3_agq0", "insteval", "insteval_agq0",
+    "insteval_lmm",
     "gamma_log", "tweedie_log", "t_dist",
 )  # fmt: skip
 
@@ -64,8 +63,7 @@ def test_what_is_not_compared_is_known() -> None:
     left = {one.key for one in cases(plain=None)} - {one.key for one in COMPARED}
     assert left == {
         "gamma_log/lme4", "gamma_inv/lme4", "ig_log/lme4", "gauss_log/lme4", "wts_bin_real/lme4",
-        "separation/lme4", "separation/glmmTMB", "sal_zip_re/glmmTMB", RUNAWAY, LARGE,
-        *OTHER_NODES,
+        "separation/lme4", "separation/glmmTMB", "sal_zip_re/glmmTMB", RUNAWAY, *OTHER_NODES,
     }  # fmt: skip
 
 
