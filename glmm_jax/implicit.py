@@ -58,9 +58,12 @@ def known(
     guesses, shape = jax.tree.flatten(guess)
     leaves, tree = jax.tree.flatten(arguments)
     count = len(guesses)
+    # The search is traced where the program is lowered, outside of whatever context this is.
+    precision = jax.config.values["jax_default_matmul_precision"]
 
     def function(*flat: Any) -> list[Any]:
-        found = find(tree.unflatten(flat[count:]), shape.unflatten(flat[:count]))
+        with jax.default_matmul_precision(precision):
+            found = find(tree.unflatten(flat[count:]), shape.unflatten(flat[:count]))
         return jax.tree.leaves(found)
 
     def rule(primals: Any, tangents: Any) -> tuple[list[Any], list[Any]]:
@@ -68,7 +71,8 @@ def known(
         x = known(find, change, at, given)
         return jax.tree.leaves(x), jax.tree.leaves(change(x, at, list(tangents[count:])))
 
-    out = rules.call(function, rule, [jax.typeof(a) for a in guesses], [*guesses, *leaves])
+    avals = [jax.typeof(a).update(weak_type=False) for a in guesses]
+    out = rules.call(function, rule, avals, [*guesses, *leaves])
     return shape.unflatten(out)
 
 

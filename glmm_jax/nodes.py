@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glmm_jax import pirls
 from glmm_jax.estimate import Estimate
 from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective import marginal, quadrature
@@ -65,7 +64,7 @@ def local(estimate: Estimate, model: Model, nodes: int) -> ValueAndGradient:
 def _value_and_gradient(params: Params, model: Model, u: jax.Array, *, nagq: int) -> Any:
     def value(flat: jax.Array) -> jax.Array:
         there = unflatten(flat, model)
-        return marginal.at_mode(there, model, pirls.mode_from(there, model, u, True), nagq)
+        return marginal.marginal(there, model, u, nagq, solved=True)[0]
 
     return jax.value_and_grad(value)(flatten(params))
 

@@ -49,7 +49,7 @@ def with_fixed_part(params: Params, model: Model) -> tuple[Params, Model]:
     What is a function of eta takes X beta then once, and so does its derivative: in reverse mode
     all cotangents of eta meet before X' is applied.
     """
-    if model.random_parameters:
+    if model.random_parameters or not model.p:
         return params, model
     fixed = model.X @ params.beta + model.offset
     return replace(params, beta=params.beta[:0]), replace(model, X=model.X[:, :0], offset=fixed)

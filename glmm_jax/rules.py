@@ -9,14 +9,14 @@ a word.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from functools import cache, update_wrapper
+from collections.abc import Callable, Iterable, Sequence
+from functools import update_wrapper
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
+from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -29,8 +29,12 @@ class with_rule:
     """Function of arrays, differentiated by the rule that `defjvp` gives it.
 
     The rule takes what `jax.custom_jvp` hands to one: the static arguments, the other arguments as
-    a tuple, and their tangents. The tangent of an argument at rest is None. The rule calls the
-    function again, so that derivatives of any order follow.
+    a tuple, and their tangents. The tangent of an argument at rest is None (see `part`). The rule
+    calls the function again, so that derivatives of any order follow.
+
+    Raises
+    ------
+    TypeError : a derivative without the shape and type of its value.
 
     Parameters
     ----------
@@ -42,10 +46,8 @@ class with_rule:
         update_wrapper(self, function)
         self._signature = inspect.signature(function)
         self._static = static_argnums
-        self._function = function
         # One trace for all calls with the same shapes.
         self._compiled = jax.jit(function, static_argnums=static_argnums, inline=True)
-        self._of_leaves = cache(self._of_leaves_anew)
 
     def defjvp(self, rule: Callable) -> Callable:
         """Take the rule; to be used as a decorator."""
@@ -60,26 +62,23 @@ class with_rule:
         arrays = tuple(a for i, a in enumerate(arguments) if i not in self._static)
         leaves, tree = jax.tree.flatten(arrays)
         traced = self._compiled.trace(*arguments)
-        function, rule = self._of_leaves(static, tree)
-        out = call(function, rule, traced.jaxpr.out_avals, leaves)
-        return traced.out_tree.unflatten(out)
-
-    def _of_leaves_anew(self, static: tuple, tree: Any) -> tuple[Function, Rule]:
-        """Function and rule of leaves: the same two for the same static arguments and tree."""
-
-        def function(*leaves: Any) -> Flat:
-            arguments = list(tree.unflatten(leaves))
-            for i, value in zip(self._static, static, strict=True):
-                arguments.insert(i, value)
-            return jax.tree.leaves(self._compiled(*arguments))
 
         def rule(primals: Flat, tangents: Flat) -> tuple[Flat, Flat]:
             at, moved = tree.unflatten(primals), tree.unflatten(tangents)
             moved = tuple(map(_whole, at, moved))
-            value, change = self._rule(*static, at, moved)
-            return jax.tree.leaves(value), jax.tree.leaves(change)
+            value, change = map(jax.tree.leaves, self._rule(*static, at, moved))
+            for v, c in zip(value, change, strict=True):
+                if jnp.shape(v) != jnp.shape(c) or jnp.result_type(v) != jnp.result_type(c):
+                    raise TypeError(
+                        f"{self._rule.__name__}: a derivative of shape {jnp.shape(c)} and type "
+                        f"{jnp.result_type(c)} of a value of shape {jnp.shape(v)} and type "
+                        f"{jnp.result_type(v)}"
+                    )
+            return value, change
 
-        return function, rule
+        # The settings that held here are in the trace, whenever the program is lowered.
+        out = call(jaxpr_as_fun(traced.jaxpr), rule, traced.jaxpr.out_avals, leaves)
+        return traced.out_tree.unflatten(out)
 
 
 def part(coefficient: Callable[[], Any], tangent: Any) -> Any:
@@ -103,16 +102,9 @@ def _zero(leaf: Any) -> Any:
     return np.zeros(leaf.shape, jax.dtypes.float0)
 
 
-def call(function: Function, rule: Rule, avals: Flat, leaves: Flat) -> Flat:
+def call(function: Function, rule: Rule, avals: Iterable[Any], leaves: Flat) -> Flat:
     """function(*leaves), of given shapes and types, to be differentiated by the rule."""
-    return _ruled.bind(
-        *leaves,
-        function=function,
-        rule=rule,
-        avals=tuple(aval.update(weak_type=False) for aval in avals),
-        # The function is traced where the program is lowered, outside of the context that this is.
-        precision=jax.config.values["jax_default_matmul_precision"],
-    )
+    return _ruled.bind(*leaves, function=function, rule=rule, avals=tuple(avals))
 
 
 _ruled = Primitive("ruled")
@@ -120,9 +112,8 @@ _ruled.multiple_results = True
 
 
 @_ruled.def_impl
-def _value(*leaves: Any, function: Function, precision: Any, **_: Any) -> Flat:
-    with jax.default_matmul_precision(precision):
-        return function(*leaves)
+def _value(*leaves: Any, function: Function, **_: Any) -> Flat:
+    return function(*leaves)
 
 
 @_ruled.def_abstract_eval
@@ -138,7 +129,7 @@ def _jvp(primals: Flat, tangents: Flat, *, rule: Rule, **_: Any) -> tuple[Flat, 
 
 
 def _batched(
-    leaves: Flat, axes: Flat, *, function: Function, rule: Rule, avals: Flat, precision: Any
+    leaves: Flat, axes: Flat, *, function: Function, rule: Rule, avals: Flat
 ) -> tuple[Flat, Flat]:
     size, mesh, spread = next(
         (a.shape[axis], a.sharding.mesh, a.sharding.spec[axis])
@@ -160,14 +151,8 @@ def _batched(
         mapped = jax.vmap(lane, in_axes=(list(axes), [axes[i] for i in moving]))
         return mapped(list(primals), [tangents[i] for i in moving])
 
-    out = _ruled.bind(
-        *leaves,
-        function=jax.vmap(function, in_axes=tuple(axes)),
-        rule=lanes,
-        avals=tuple(map(wider, avals)),
-        precision=precision,
-    )
-    return out, [0] * len(avals)
+    mapped = jax.vmap(function, in_axes=tuple(axes))
+    return call(mapped, lanes, map(wider, avals), leaves), [0] * len(avals)
 
 
 ad.primitive_jvps[_ruled] = _jvp

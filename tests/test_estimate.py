@@ -112,7 +112,7 @@ def test_a_first_step_that_goes_astray_is_not_where_the_search_begins() -> None:
     assert fit.converged and abs(fit.params["x"]) < 0.1
 
 
-@pytest.mark.parametrize("formula", ["y ~ x + (1 | row)", "y ~ 0 + (1 | one)"])
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | row)", "y ~ x + (1 | one)", "y ~ 0 + (1 | g)"])
 def test_groups_of_one_only_one_group_and_no_fixed_effects(formula: str) -> None:
     data = counts().iloc[:120]
     data = data.assign(y=1 * (data["y"] > 1), row=np.arange(120), one=1)
@@ -122,12 +122,15 @@ def test_groups_of_one_only_one_group_and_no_fixed_effects(formula: str) -> None
 
 
 def test_scale_of_covariates_and_response_does_not_matter() -> None:
-    arguments = case("sim_gauss_slope_ml/lme4").glmer_arguments()
-    data, usual = arguments["data"], gj.glmer(**arguments)
-    large = gj.glmer(**arguments | {"data": data.assign(x=1e6 * data["x"])})
+    data, formula = counts(), "y ~ x + (x|g)"
+    usual = gj.glmer(formula, data, family="poisson")
+    large = gj.glmer(formula, data.assign(x=1e6 * data["x"]), family="poisson")
     assert large.converged and large.llf == pytest.approx(usual.llf, abs=1e-7)
     assert large.params["x"] == pytest.approx(usual.params["x"] / 1e6, rel=1e-6)
-    large = gj.glmer(**arguments | {"data": data.assign(y=1e8 * data["y"] + 1e9)})
+    arguments = case("sim_gauss_slope_ml/lme4").glmer_arguments()
+    usual = gj.glmer(**arguments)
+    scaled = arguments["data"].assign(y=1e8 * arguments["data"]["y"] + 1e9)
+    large = gj.glmer(**arguments | {"data": scaled})
     assert large.converged and large.sigma == pytest.approx(1e8 * usual.sigma, rel=1e-6)
     assert large.theta.iloc[0] == pytest.approx(1e8 * usual.theta.iloc[0], rel=1e-6)
 

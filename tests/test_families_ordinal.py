@@ -161,22 +161,19 @@ def test_finite_with_three_derivatives_far_out(link):
     etas = jnp.array([-700.0, -300.0, -40.0, -5.0, 0.0, 5.0, 40.0, 300.0, 700.0])
     eta, y = (axis.ravel() for axis in jnp.meshgrid(etas, jnp.arange(4.0)))
 
-    def log_prob(eta, dispersion):
-        return family.log_prob(y, eta, dispersion)
+    def total(eta, dispersion):
+        return family.log_prob(y, eta, dispersion) + family.fisher(eta, dispersion)
 
     def derivative(function):
         return lambda eta: jax.jvp(function, (eta,), (jnp.ones_like(eta),))[1]
 
     @jax.jit
     def everything(eta, dispersion):
-        functions = []
-        # Fisher's information is itself a second derivative, of which Laplace's Hessian has two.
-        for function, order in ((log_prob, 3), (family.fisher, 2)):
-            functions.append(lambda eta, f=function: f(eta, dispersion))
-            for _ in range(order):
-                functions.append(derivative(functions[-1]))
-        total = lambda d: jnp.sum(log_prob(eta, d) + family.fisher(eta, d))  # noqa: E731
-        return jnp.stack([f(eta) for f in functions]), jnp.stack(jax.grad(total)(dispersion))
+        functions = [lambda eta: total(eta, dispersion)]
+        for _ in range(3):
+            functions.append(derivative(functions[-1]))
+        slopes = jax.grad(lambda d: jnp.sum(total(eta, d)))(dispersion)
+        return jnp.stack([f(eta) for f in functions]), jnp.stack(slopes)
 
     values, slopes = everything(eta, dispersion())
     assert np.all(np.isfinite(values)) and np.all(np.isfinite(slopes))

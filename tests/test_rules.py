@@ -88,6 +88,33 @@ def test_plain_and_compiled_values_and_their_types() -> None:
         assert value == 9.0 and value.dtype == jnp.float32 and not value.weak_type
 
 
+def test_a_number_widens_no_array() -> None:
+    """The type of a Python number is weak, and stays so."""
+    x = jnp.ones(2, jnp.float32)
+    for product in (lambda x: tails.softplus(0.5) * x, jax.jit(lambda x: tails.softplus(0.5) * x)):
+        assert product(x).dtype == jnp.float32
+
+
+def test_a_program_is_lowered_under_other_settings_than_it_was_traced() -> None:
+    with jax.enable_x64(False):
+        traced = jax.jit(jax.grad(lambda x: jnp.sum(tails.softplus(x)))).trace(np.zeros(3))
+    value = traced.lower().compile()(np.zeros(3, np.float32))
+    assert value.dtype == np.float32 and np.all(value == 0.5)
+
+
+def test_a_derivative_of_another_shape_is_refused() -> None:
+    @with_rule
+    def square(x: jax.Array) -> jax.Array:
+        return x**2
+
+    @square.defjvp
+    def careless(primals, tangents):
+        return square(*primals), 0.0
+
+    with pytest.raises(TypeError, match="careless: a derivative of shape"):
+        jax.grad(lambda x: jnp.sum(square(x)))(jnp.ones(2))
+
+
 def matrix_functions(t: jax.Array) -> jax.Array:
     S = jnp.array([[2.0, 0.3], [0.3, 1.0]]) + t**3 * jnp.array([[1.0, 0.5], [0.5, 2.0]])
     lower = dense.cholesky(S)

@@ -157,18 +157,14 @@ def test_a_dispersion_comes_back(sleep: gj.Fit, sleep_file: Path) -> None:
 
 
 def test_other_settings_come_back(tmp_path: Path) -> None:
-    fit = gj.glmer(**case("cm3_agq0/lme4").glmer_arguments())  # its program is that of other tests
-    # For its canonical link both curvatures are one; how it was found changes no number.
-    settings = {"curvature": "observed", "optimizer": "newton", "max_steps": 77}
-    fit = dataclasses.replace(
-        fit,
-        numbers=dataclasses.replace(fit.numbers, curvature="observed"),
-        call=dataclasses.replace(fit.call, **settings),
-    )
+    known = case("cbpp/lme4").glmer_arguments()
+    family = gj.families.Binomial(link="cloglog")
+    known = {**known, "family": family, "link": None, "curvature": "observed", "nagq": 0}
+    fit = gj.glmer(**known, optimizer="newton", max_steps=77)
     fit.save(tmp_path / "fit")
     found = gj.load(tmp_path / "fit")
     assert_same_fit(found, fit)
-    assert (found.nagq, found.curvature) == (0, "observed")
+    assert (found.nagq, found.curvature, found.family) == (0, "observed", family)
     assert (found.call.optimizer, found.call.max_steps) == ("newton", 77)
 
 

@@ -81,7 +81,8 @@ def _probit(a: Array, log_gap: Array) -> Array:
     kept = jnp.where(short, half, 0.0)
     # Along an axis in front the nodes take the instructions of one.
     nodes, weights = (
-        jnp.asarray(a, middle.dtype).reshape(-1, *(1,) * middle.ndim) for a in (_NODES, _WEIGHTS)
+        jnp.asarray(row, middle.dtype).reshape(-1, *(1,) * middle.ndim)
+        for row in (_NODES, _WEIGHTS)
     )
     s = nodes * kept[None]
     total = jnp.sum(weights * jnp.cosh(middle[None] * s) * jnp.exp(-0.5 * s * s), axis=0)

@@ -138,7 +138,10 @@ class Column:
 
     def take(self, rows: np.ndarray) -> Column:
         """The column at the rows of a mask where nothing is missing."""
-        return Column(self.name, self.raw.loc[rows], self.kind, None)
+        known = None if self.known is None else self.known.take(rows)
+        if known is not None and not isinstance(self.raw.dtype, pd.CategoricalDtype):
+            known = known.used()  # strings are their own levels
+        return Column(self.name, self.raw.loc[rows], self.kind, None, known)
 
 
 _INFERRED = {

@@ -14,7 +14,7 @@ import pandas as pd
 from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective import importance, quadrature
 from glmm_jax.objective.marginal import at_mode
-from glmm_jax.pirls import mode_from
+from glmm_jax.pirls import mode_from, with_fixed_part
 from glmm_jax.runtime import engine, run
 
 if TYPE_CHECKING:
@@ -197,9 +197,9 @@ def _difference_gradient(params: Params, model: Model, u: jax.Array, *, nagq: in
     plain = replace(model, priors=())
 
     def difference(flat: jax.Array) -> jax.Array:
-        there = unflatten(flat, plain)
-        mode = mode_from(there, plain, u, True)
-        return at_mode(there, plain, mode, nagq) - at_mode(there, plain, mode, 1)
+        there = with_fixed_part(unflatten(flat, plain), plain)
+        mode = mode_from(*there, u, True)
+        return at_mode(*there, mode, nagq) - at_mode(*there, mode, 1)
 
     return jax.grad(difference)(flatten(params))
 

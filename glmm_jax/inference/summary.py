@@ -219,7 +219,7 @@ def _parameters(fit: Fit) -> tuple[ParameterBlock, ...]:
 def _constant(name: str, value: float, error: float, phi_is: str) -> str:
     """A constant on its own scale, and on that without bounds with its standard error."""
     bare = f"{name}: {value:.4g} (standard error {error:.3g})"
-    for link, inverse in (("log", np.exp), ("logit", lambda x: 1.0 / (1.0 + np.exp(-x)))):
+    for link, inverse in (("log", np.exp), ("logit", lambda x: np.exp(-np.logaddexp(0.0, -x)))):
         if name.startswith(f"{link}(") and name.endswith(")"):
             own = name[len(link) + 1 : -1]
             own = "probability of an excess zero" if name == "logit(zero)" else own
