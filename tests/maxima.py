@@ -35,7 +35,7 @@ from glmm_jax.optimize import boundary
 from glmm_jax.results import Fit
 from glmm_jax.status import Status
 
-SIZES = (64, 512, 2048, 8192)  # of rows and of levels; one factor has none of the first
+SIZES = (64, 2048, 8192)  # of rows and of levels; one factor has none of the first
 COLUMNS = 16  # of X
 STEP = 1e-3  # of the differences, in standard errors: their error is 1e-6 of H
 
@@ -113,7 +113,7 @@ class Maximum:
         x[held] = 0.0  # by symmetry its gradient is rounding alone
         deviance, gradient, u = found
         self._one, self._names, self._free = one, frame.X_names, free
-        self._slope = partial(slope, model=wide, mode=mode, **settings)
+        self._at = wide, mode, settings
         if joint:
             u, x[: wide.p] = u
             H = scipy.linalg.block_diag(given_theta(x, wide, u), H)
@@ -140,12 +140,14 @@ class Maximum:
 
     def deviance(self, point: Point) -> float:
         """Our deviance at a point of the reference."""
-        beta = np.zeros(self._slope.keywords["model"].p)
+        model, mode, settings = self._at
+        beta = np.zeros(model.p)
         if point.beta is not None:
             order = [self._one.names().index(name) for name in self._names]
             beta[: len(order)] = point.beta[order]
         x = np.concatenate([beta, point.theta, point.others])
-        return float(self._slope(x[self._free])[0])
+        # Arguments by place, as in the search: by name they would make another program.
+        return float(slope(x[self._free], model, mode, **settings)[0])
 
 
 def _start(one: Case, frame: Frame, model: Model) -> tuple[np.ndarray, np.ndarray]:
