@@ -36,9 +36,12 @@ from jaxlib import lapack
 
 PACKAGE = __name__.partition(".")[0]
 SUFFIX = ".whole"
-MOST_FILES = 200  # of some hundred kilobytes; those that were used last are kept
-# Settings of JAX that have no part in a program.
-_APART = ("jax_compilation_cache", "jax_persistent_cache", "jax_log")
+MOST_FILES = 600  # of some hundred kilobytes; those that were used last are kept
+# Settings of JAX that have no part in a program, or that `name_of` asks as they are at the time.
+_APART = (
+    "jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_numpy_rank_promotion",
+    "jax_enable_x64",
+)  # fmt: skip
 
 
 class _Unknown(Exception):
@@ -57,6 +60,8 @@ def name_of(function: Any, arrays: Any, static: dict[str, Any], options: Any) ->
         return None
     try:
         parts = [module, name, _described(arrays), _described(static), _described(options)]
+        # A context may have set it, as `runtime.engine` does.
+        parts.append(_described(bool(jax.config.jax_enable_x64)))
     except _Unknown:
         return None
     return hashlib.sha256("\n".join([_surroundings(), *parts]).encode()).hexdigest() + SUFFIX

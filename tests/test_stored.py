@@ -158,6 +158,8 @@ def test_a_name_tells_programs_apart() -> None:
     assert None not in names and len(set(names)) == len(names)
     same = jax.tree.map(np.ones_like, PARAMS)  # other numbers, in NumPy
     assert name(arrays=(same,)) == names[0]
+    with jax.enable_x64(False):  # however it was set
+        assert name() not in names
 
 
 class Penalty(NamedTuple):
