@@ -17,7 +17,7 @@ import scipy.sparse
 from reference_cases import case
 from scipy import stats
 
-from glmm_jax import ManyFits, Status, glmer, glmer_many, runtime
+from glmm_jax import ManyFits, Status, glmer, glmer_many, priors, runtime
 from glmm_jax.many import chunks as running
 from glmm_jax.many.table import adjusted
 
@@ -171,7 +171,9 @@ def test_adjusted_p_values_and_the_comparison_of_two_formulas(
     assert max(map(len, str(fits).splitlines())) <= 90
 
 
-def test_data_sets_of_one_frame(design: pd.DataFrame) -> None:
+@pytest.fixture(scope="module")
+def sets(design: pd.DataFrame) -> pd.DataFrame:
+    """Twelve data sets: in s4 x is constant, in s7 y."""
     rng = np.random.default_rng(7)
     parts = []
     for s in range(12):
@@ -180,7 +182,11 @@ def test_data_sets_of_one_frame(design: pd.DataFrame) -> None:
         x = np.ones(m) if s == 4 else rng.normal(size=m)
         y = rng.poisson(np.exp(0.4 + 0.3 * x + 0.5 * rng.normal(size=GROUPS)[g]))
         parts.append(pd.DataFrame({"s": f"s{s}", "g": g, "x": x, "y": 0 if s == 7 else y}))
-    data = pd.concat(parts).sample(frac=1, random_state=1)
+    return pd.concat(parts).sample(frac=1, random_state=1)
+
+
+def test_data_sets_of_one_frame(sets: pd.DataFrame) -> None:
+    data = sets
     found = glmer_many("y " + FORMULA, data, "poisson", by="s")
     assert list(found.names) == list(dict.fromkeys(data["s"]))
     for name in ("s0", "s11"):
@@ -193,6 +199,18 @@ def test_data_sets_of_one_frame(design: pd.DataFrame) -> None:
     assert found.models.loc["s4", "llf"] == pytest.approx(single.llf, abs=1e-6)
     assert found.models.loc["s4", "df"] == 2
     assert found.models.loc["s7", "status"] == "NO_VARIATION"
+
+
+def test_priors_hold_for_data_sets_too(sets: pd.DataFrame) -> None:
+    """And are no part of the log-likelihood."""
+    prior = priors.Normal(sd=0.05, of="x", mean=1.0)
+    some = sets[sets["s"].isin(["s1", "s2"])]
+    found = glmer_many("y " + FORMULA, some, "poisson", by="s", priors=prior)
+    data = sets[sets["s"] == "s2"]
+    free, single = (glmer("y " + FORMULA, data, "poisson", priors=each) for each in ((), prior))
+    assert free.params["x"] < single.params["x"] < 1.0
+    assert single.llf < free.llf
+    check(found, "s2", single)
 
 
 def test_new_responses_sizes_and_chunks_compile_nothing(
