@@ -19,6 +19,7 @@ from designs import Design
 
 import glmm_jax as gj
 from glmm_jax import pirls, structure
+from glmm_jax.linalg.block_diagonal import LARGEST_UNROLLED
 from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective import laplace
 
@@ -169,6 +170,15 @@ def test_implicit_is_unrolled_is_differences_is_dense(design: Design) -> None:
     if second:
         H = ours[2]
         np.testing.assert_allclose(H, H.T, rtol=1e-9, atol=1e-9 * np.max(np.abs(H)))
+
+
+def test_value_and_gradient_share_their_factor() -> None:
+    """One Cholesky factor of the remainder in the search, and one at the mode: the compiler sees
+    that the determinant and the derivative of the mode need the same."""
+    model = designs.model(CROSSED)
+    assert model.structure.sizes[-1] > LARGEST_UNROLLED  # the remainder's is LAPACK's
+    program = slopes.lower(flatten(designs.params(CROSSED)), model).compile().as_text()
+    assert program.count("lapack_dpotrf_ffi") == 2
 
 
 COMPOSED = {

@@ -367,6 +367,13 @@ def test_dense_rules(what: str) -> None:
         np.testing.assert_allclose(found, wanted[len(mix) - 1], rtol=1e-10, err_msg=mix)
 
 
+def test_inverse_of_many_rows() -> None:
+    """By halves, of unequal sizes."""
+    rows = 2 * dense.LARGEST_WHOLE + 3
+    S = jnp.asarray(positive(rows))
+    close(jax.jit(dense.inverse)(S, dense.cholesky(S)), np.linalg.inv(S), 1e-11)
+
+
 def test_a_remainder_of_no_rows() -> None:
     empty = jnp.zeros((0, 0))
     assert dense.logdet(empty, dense.cholesky(empty)) == 0.0

@@ -22,13 +22,23 @@ def cholesky(blocks: jax.Array) -> jax.Array:
     lower: dict[tuple[int, int], jax.Array] = {}
     for j in range(k):
         for i in range(j, k):
-            rest = blocks[..., i, j]
+            rest = _element(blocks, i, j)
             for c in range(j):
                 rest = rest - lower[i, c] * lower[j, c]
             lower[i, j] = _pivot(rest) if i == j else rest / lower[j, j]
-    zero = jnp.zeros_like(blocks[..., 0, 0])
-    rows = [jnp.stack([lower.get((i, j), zero) for j in range(k)], -1) for i in range(k)]
-    return jnp.stack(rows, -2)
+    zero = jnp.zeros_like(lower[0, 0])
+    rows = [_joined([lower.get((i, j), zero) for j in range(k)], -1) for i in range(k)]
+    return _joined(rows, -2)
+
+
+def _element(blocks: jax.Array, i: int, j: int) -> jax.Array:
+    """(..., 1, 1): no axis comes or goes, so that the compiler sees the same factorisation at two
+    places as the same."""
+    return blocks[..., i : i + 1, j : j + 1]
+
+
+def _joined(parts: list[jax.Array], axis: int) -> jax.Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
 
 def _pivot(square: jax.Array) -> jax.Array:
@@ -42,11 +52,11 @@ def solve_lower(lower: jax.Array, right: jax.Array) -> jax.Array:
         return solve_triangular(lower, right, lower=True)
     rows: list[jax.Array] = []
     for i in range(k):
-        rest = right[..., i, :]
+        rest = right[..., i : i + 1, :]
         for c in range(i):
-            rest = rest - lower[..., i, c, None] * rows[c]
-        rows.append(rest / lower[..., i, i, None])
-    return jnp.stack(rows, -2)
+            rest = rest - _element(lower, i, c) * rows[c]
+        rows.append(rest / _element(lower, i, i))
+    return _joined(rows, -2)
 
 
 def solve_upper(lower: jax.Array, right: jax.Array) -> jax.Array:
@@ -56,11 +66,11 @@ def solve_upper(lower: jax.Array, right: jax.Array) -> jax.Array:
         return solve_triangular(lower, right, lower=True, trans="T")
     rows: dict[int, jax.Array] = {}
     for i in reversed(range(k)):
-        rest = right[..., i, :]
+        rest = right[..., i : i + 1, :]
         for c in range(i + 1, k):
-            rest = rest - lower[..., c, i, None] * rows[c]
-        rows[i] = rest / lower[..., i, i, None]
-    return jnp.stack([rows[i] for i in range(k)], -2)
+            rest = rest - _element(lower, c, i) * rows[c]
+        rows[i] = rest / _element(lower, i, i)
+    return _joined([rows[i] for i in range(k)], -2)
 
 
 def logdet(lower: jax.Array) -> jax.Array:

@@ -16,10 +16,15 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve
+from jax.lax.linalg import triangular_solve
+from jax.scipy.linalg import cho_solve, solve_triangular
 
 from glmm_jax.linalg import block_diagonal
 from glmm_jax.rules import with_rule
+
+# Rows up to which a triangular matrix is not divided into halves. Of 1,152 rows an inverse takes
+# 69 ms by halves and 122 by two solves with the identity, which use one core (576: 13 and 18).
+LARGEST_WHOLE = 256
 
 
 def cholesky(matrix: jax.Array) -> jax.Array:
@@ -56,7 +61,35 @@ def _logdet_jvp(primals, tangents):
 @with_rule
 def inverse(matrix: jax.Array, lower: jax.Array) -> jax.Array:
     """S^-1 from S and its Cholesky factor."""
+    if lower.shape[0] > LARGEST_WHOLE:
+        return _gram(_root_inverse(lower))
     return _solved(lower, jnp.eye(lower.shape[0], dtype=lower.dtype))
+
+
+def _root_inverse(lower: jax.Array) -> jax.Array:
+    """L^-1 by halves, whose zeros a single solve would compute with, (r, r)."""
+    r = lower.shape[0]
+    if r <= LARGEST_WHOLE:
+        return solve_triangular(lower, jnp.eye(r, dtype=lower.dtype), lower=True)
+    h = r // 2
+    first, between, last = lower[:h, :h], lower[h:, :h], lower[h:, h:]
+    between = -triangular_solve(
+        last, triangular_solve(first, between, lower=True), left_side=True, lower=True
+    )
+    zero = jnp.zeros_like(between.T)
+    return jnp.block([[_root_inverse(first), zero], [between, _root_inverse(last)]])
+
+
+def _gram(lower: jax.Array) -> jax.Array:
+    """R' R of a lower triangular R, by halves: a third of the work of a full product, (r, r)."""
+    r = lower.shape[0]
+    if r <= LARGEST_WHOLE:
+        return lower.T @ lower
+    h = r // 2
+    first, between, last = lower[:h, :h], lower[h:, :h], lower[h:, h:]
+    corner = _gram(first) + between.T @ between
+    side = last.T @ between
+    return jnp.block([[corner, side.T], [side, _gram(last)]])
 
 
 @inverse.defjvp

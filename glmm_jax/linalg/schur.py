@@ -85,7 +85,7 @@ def assemble(structure: Structure, Z: Blocks, Lambda: Blocks, weights: jax.Array
                 cells = structure.levels[g] * structure.levels[h]
                 cell = structure.index[g] * structure.levels[h] + structure.index[h]
                 summed = total(_outer(Z[g], Z[h], weights), cell, cells)
-                cross = _unfold(Lambda[g].T @ summed @ Lambda[h], structure.levels[g])
+                cross = _unfold(_scaled(Lambda[g], summed, Lambda[h]), structure.levels[g])
                 rest[g, h] = related.between(structure, g, h, cross)
     return System(diagonal, edges, _tiled(structure, rest, weights.dtype))
 
@@ -103,7 +103,7 @@ def assemble_eliminated(
             cells = structure.edge_left[name].shape[0]
             outer = _outer(Z[f], Z[g], weights)
             summed = total(outer, structure.edge_of_row[name], cells, structure.layout(f, g))
-            edges[name] = Lambda[f].T @ summed @ Lambda[g]
+            edges[name] = _scaled(Lambda[f], summed, Lambda[g])
     return diagonal, edges
 
 
@@ -226,7 +226,14 @@ def _backward(factor: Eliminated, values: list[jax.Array]) -> Blocks:
 
 
 def _outer(left: jax.Array, right: jax.Array, weights: jax.Array) -> jax.Array:
-    return (left * weights[:, None])[:, :, None] * right[:, None, :]
+    return (weights[:, None, None] * left[:, :, None]) * right[:, None, :]
+
+
+def _scaled(left: jax.Array, blocks: jax.Array, right: jax.Array) -> jax.Array:
+    """left' B right for each of (levels, k, l) blocks, with left (k, k), right (l, l)."""
+    if left.size == right.size == 1:
+        return left[None] * blocks * right[None]
+    return left.T @ blocks @ right
 
 
 def level_blocks(
@@ -246,14 +253,19 @@ def _level_products(
     """Lambda' Z' W Z Lambda of each level of one factor, (levels, k, k)."""
     place = structure.index[f], structure.levels[f], structure.layout(f)
     summed = total(_outer(Z, Z, weights), *place)
-    return Lambda.T @ summed @ Lambda
+    return _scaled(Lambda, summed, Lambda)
 
 
 def _spread(blocks: jax.Array) -> jax.Array:
-    """Block-diagonal matrix of (levels, k, k) blocks."""
+    """Block-diagonal matrix of (levels, k, k) blocks.
+
+    Each is followed by as many blocks of zeros as there are levels, so that in rows of so many
+    blocks it lies one place farther than the one before.
+    """
     levels, k, _ = blocks.shape
-    own = jnp.eye(levels, dtype=bool)[:, None, :, None]
-    return jnp.where(own, blocks[:, :, None, :], 0.0).reshape(levels * k, levels * k)
+    followed = jnp.pad(blocks[:, None], ((0, 0), (0, levels), (0, 0), (0, 0)))
+    cells = followed.reshape(levels * (levels + 1), k, k)[: levels * levels]
+    return _unfold(cells, levels)
 
 
 def _unfold(blocks: jax.Array, rows: int) -> jax.Array:
@@ -298,16 +310,11 @@ def _rest_change(structure: Structure, scaled: dict[str, jax.Array], f: int) -> 
             first, second, cell = structure.pairs[f"{f},{g},{h}"]
             V, W = take(scaled[f"{f},{g}"], first), take(scaled[f"{f},{h}"], second)
             product = jnp.swapaxes(V, -1, -2) @ W
-            cells = structure.levels[g] * structure.levels[h]
-            part = _unfold(total(product, cell, cells), structure.levels[g])
+            levels = structure.levels[g]
+            blocks = total(product, cell, levels * structure.levels[h])
+            part = _unfold(blocks, levels)
             if g == h:
                 # Pairs cover the blocks on and below the diagonal; those on it are whole.
-                part = part + _strictly_lower(part, structure.columns[g]).T
+                part = part + part.T - _spread(blocks[:: levels + 1])
             parts[g, h] = part
     return _tiled(structure, parts, parts[first_of_rest, first_of_rest].dtype)
-
-
-def _strictly_lower(matrix: jax.Array, k: int) -> jax.Array:
-    """The blocks of k x k below the block diagonal."""
-    block = jnp.arange(matrix.shape[0]) // k
-    return jnp.where(block[:, None] > block[None, :], matrix, 0.0)
