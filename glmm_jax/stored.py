@@ -61,7 +61,7 @@ def name_of(function: Any, arrays: Any, static: dict[str, Any], options: Any) ->
     try:
         parts = [module, name, _described(arrays), _described(static), _described(options)]
         # A context may have set it, as `runtime.engine` does.
-        parts.append(_described(bool(jax.config.jax_enable_x64)))
+        parts.append(jax.dtypes.canonicalize_dtype(float).name)
     except _Unknown:
         return None
     return hashlib.sha256("\n".join([_surroundings(), *parts]).encode()).hexdigest() + SUFFIX
