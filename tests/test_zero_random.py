@@ -24,6 +24,7 @@ from glmm_jax.formula.frame import Frame, build_frame
 from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective import importance
 from glmm_jax.objective.laplace import laplace_joint
+from glmm_jax.objective.marginal import marginal
 from glmm_jax.results import Fit
 from glmm_jax.status import Status
 
@@ -140,8 +141,14 @@ def minimum(function: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @jax.jit
-def gradient(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array]:
-    return jax.value_and_grad(lambda x: gj.deviance(unflatten(x, model), model))(x)
+def evaluated(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The deviance, its gradient and the mode: one program for what these tests ask."""
+
+    def value(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return marginal(unflatten(x, model), model, jnp.zeros(model.q), nagq=1)
+
+    (deviance, u), gradient = jax.value_and_grad(value, has_aux=True)(x)
+    return deviance, gradient, u
 
 
 # Second derivatives are those that standard errors of the reference fit are made of.
@@ -149,8 +156,8 @@ def gradient(x: jax.Array, model: Model) -> tuple[jax.Array, jax.Array]:
 def test_gradient_is_that_of_differences(name: str) -> None:
     _, model, params = built(name)
     x, step = flatten(params), 1e-5
-    g = gradient(x, model)[1]
-    ends = [[gradient(x + s * e, model)[0] for s in (step, -step)] for e in np.eye(len(x))]
+    g = evaluated(x, model)[1]
+    ends = [[evaluated(x + s * e, model)[0] for s in (step, -step)] for e in np.eye(len(x))]
     slopes = [(up - down) / (2 * step) for up, down in ends]
     np.testing.assert_allclose(g, slopes, rtol=1e-6, atol=1e-6 * np.max(np.abs(g)))
 
@@ -159,19 +166,18 @@ def test_gradient_of_a_factor_that_both_parts_share_is_that_of_the_dense_twin() 
     _, model, params = built("one factor for both")
     x = flatten(params)
     twin = model.replace(structure=structure.dense(model.structure))
-    g = gradient(x, model)[1]
-    np.testing.assert_allclose(g, gradient(x, twin)[1], rtol=1e-10, atol=1e-10 * np.max(np.abs(g)))
+    g = evaluated(x, model)[1]
+    np.testing.assert_allclose(g, evaluated(x, twin)[1], rtol=1e-10, atol=1e-10 * np.max(np.abs(g)))
 
 
 @designs
 def test_mode_and_deviance_are_those_of_the_joint_density(name: str) -> None:
     _, model, params = built(name)
     b, hessian = minimum(lambda b: objective(name, params, b), model.q)
-    u = jax.jit(gj.conditional_mode)(params, model)
+    found, _, u = evaluated(flatten(params), model)
     ours = pirls.linear_predictor(params, model, u)
     np.testing.assert_allclose(ours, predictors(name, params, b), atol=1e-9)
     expected = objective(name, params, b) + np.linalg.slogdet(hessian / 2.0)[1]
-    found = jax.jit(gj.deviance)(params, model)
     assert float(found) == pytest.approx(float(expected), rel=1e-11)
 
 
@@ -195,7 +201,7 @@ def test_padding_changes_nothing() -> None:
     frame, model, params = built("slopes")
     wide, _ = place(frame, model.family, padded=True)
     assert wide.n > model.n and wide.q > model.q
-    plain, padded = (jax.jit(gj.deviance)(params, one) for one in (model, wide))
+    plain, padded = evaluated(flatten(params), model)[0], jax.jit(gj.deviance)(params, wide)
     assert float(padded) == pytest.approx(float(plain), rel=1e-12)
 
 
@@ -222,10 +228,10 @@ def test_quadrature_and_importance_sampling_are_the_integral() -> None:
     _, model, params = built(name)
     exact = brute_force(name)
     run = jax.jit(gj.deviance, static_argnames=("nagq",))
-    laplace, fine = (float(run(params, model, nagq=k)) for k in (1, 21))
+    laplace, _, u = evaluated(flatten(params), model)
+    fine = float(run(params, model, nagq=21))
     assert fine == pytest.approx(exact, abs=1e-6)
     assert abs(laplace - exact) > 1e-3  # or the test would not tell them apart
-    u = jax.jit(gj.conditional_mode)(params, model)
     key = jax.random.key(2)
     found = jax.jit(importance.sampled, static_argnames=("pairs",))(
         params, model, u, key, pairs=2000
