@@ -296,6 +296,25 @@ def test_measurement_error_is_what_more_of_it_does(sleep) -> None:
     assert change[5] == pytest.approx(sd**2 * slopes / sleep.dispersion, rel=0.2)
 
 
+def test_measurement_errors_that_levels_share(sleep) -> None:
+    """One error for all subjects of a day: no factor keeps two of them apart, as if crossed. The
+    second derivatives in the ten errors are differences of refits."""
+    sd, h, data = 0.1, 0.2, sleep.call.data
+    change = sleep.measurement_error("Days", sd, by="Days")["change"].to_numpy()
+    bends = np.zeros(sleep.df)
+    for day in range(10):
+        for step, weight in ((h, 16.0), (-h, 16.0), (2 * h, -1.0), (-2 * h, -1.0)):
+            moved = data.assign(Days=data["Days"] + step * (data["Days"] == day))
+            move = parameter_names.flat(sleep.update(data=moved)) - parameter_names.flat(sleep)
+            bends += weight * move / (12 * h**2)
+    scale = np.sqrt(np.diag(sleep.vcov_all))
+    expected = 0.5 * sd**2 * bends / scale
+    np.testing.assert_allclose(change / scale, expected, atol=2e-3 * np.abs(expected).max())
+    # Far from what one error a row does.
+    apart = sleep.measurement_error("Days", sd)["change"].to_numpy() / scale
+    assert np.max(np.abs(apart / expected - 1.0)) > 0.5
+
+
 def test_pictures(sleep, without) -> None:
     found = without["second-order"]
     left, right = gj.plots.influence(found, n=5)
@@ -392,7 +411,6 @@ def test_errors_of_data_that_do_not_fit_are_named(sleep, births) -> None:
         (lambda: births.measurement_error("age", 0.0), "sd=0.0; use the standard deviation"),
         (lambda: births.measurement_error("urban", 1.0), "column='urban' is not numeric"),
         (lambda: births.measurement_error("ch2", 1.0), "column='ch2' is no column"),
-        (lambda: sleep.measurement_error("Days", 1.0, by="half"), "shared by several levels"),
         (lambda: sleep.misclassification(), "a gaussian response is not of two levels"),
         (lambda: births.misclassification(0.7), "rate=0.7; use a probability"),
         (lambda: births.misclassification().worst("ages"), "parameter='ages'; use one of 'Inter"),

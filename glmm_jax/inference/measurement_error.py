@@ -12,11 +12,13 @@ import pandas as pd
 from glmm_jax import sensitivity
 from glmm_jax.inference import derivatives
 from glmm_jax.inference.design_rates import column_rates
-from glmm_jax.inference.robust import coarsest
+from glmm_jax.inference.robust import coarsest, crossed, shares
 from glmm_jax.runtime import engine, run
 
 if TYPE_CHECKING:
     from glmm_jax.results import Fit
+
+LARGEST = 25_000_000  # numbers in a table of errors by rows
 
 
 def measurement_error(fit: Fit, column: str, sd: float, *, by: str | None = None) -> pd.DataFrame:
@@ -37,8 +39,12 @@ def measurement_error(fit: Fit, column: str, sd: float, *, by: str | None = None
     Parameters
     ----------
     column : a numeric column of the data. sd : standard deviation of its error, in its units.
-    by : a column whose groups share one error, where the covariate was measured once for each; the
-        groups may not be cut by a level of a grouping factor. None for an error a row.
+    by : a column whose groups share one error, where the covariate was measured once for each. None
+        for an error a row.
+
+    It takes a second derivative for each error that may meet others in a level: as many as the
+    largest group of the outermost grouping factor has errors, and as there are errors altogether
+    where nothing keeps them apart (crossed factors, related levels, an error in several levels).
 
     Returns
     -------
@@ -48,7 +54,8 @@ def measurement_error(fit: Fit, column: str, sd: float, *, by: str | None = None
     Raises
     ------
     ValueError : no numeric column of that name in the model, an sd that is not positive, `by` no
-        column, crossed grouping factors, a fit that has not converged or is no maximum.
+        column, more than 25 million numbers in a table of errors that may meet by rows, a fit that
+        has not converged or is no maximum.
 
     Source: Cook and Stefanski (1994), Simulation-extrapolation estimation in parametric measurement
     error models, JASA 89, 1314-1328; Stefanski (1985), Biometrika 72, 583-592 (small error).
@@ -59,16 +66,10 @@ def measurement_error(fit: Fit, column: str, sd: float, *, by: str | None = None
         raise ValueError(f"sd={sd!r}; use the standard deviation of the error, above 0")
     with engine():
         rates, bends = column_rates(fit, column, "column")
-    outer, _ = derivatives.groups(fit, coarsest(fit), "measurement_error")
     unit = np.arange(fit.nobs)
     if by is not None:
         unit, _ = derivatives.groups(fit, by, "measurement_error")
-        pairs = np.unique(np.stack([unit, outer]), axis=1)
-        if np.any(np.diff(pairs[0]) == 0):
-            raise ValueError(
-                f"by={by!r}: an error would be shared by several levels of {coarsest(fit)!r}; use "
-                "a column nested in it"
-            )
+    outer = _apart(fit, by, unit)
     local = derivatives.local(fit, rates)
     inverse = derivatives.inverse_hessian(fit, local.hessian)
     total = second_derivatives(fit, rates, bends, local, inverse, unit, outer)
@@ -88,6 +89,27 @@ def measurement_error(fit: Fit, column: str, sd: float, *, by: str | None = None
     )
 
 
+def _apart(fit: Fit, by: str | None, unit: np.ndarray) -> np.ndarray:
+    """Group of each row, (nobs,): errors of different groups do not meet given the parameters.
+
+    Raises:
+        ValueError: more errors in one of them than a table by rows can hold.
+    """
+    outer = np.zeros(fit.nobs, int)
+    related = any(block.relationship is not None for block in fit.frame.blocks)
+    if not crossed(fit) and not related:
+        levels, _ = derivatives.groups(fit, coarsest(fit), "measurement_error")
+        outer = outer if shares(levels, unit) else levels
+    pairs = np.unique(np.stack([outer, unit]), axis=1)
+    together = int(np.bincount(pairs[0]).max())
+    if together * fit.nobs > LARGEST:
+        raise ValueError(
+            f"by={by!r}: {together} errors move together, each a second derivative in {fit.nobs} "
+            "rows; use a column whose groups share one error, or fewer rows"
+        )
+    return outer
+
+
 def second_derivatives(
     fit: Fit,
     rates: sensitivity.Rates,
@@ -101,8 +123,9 @@ def second_derivatives(
 
     H psi'' = -(G_ee + 2 G_pe psi' + G_pp[psi', psi']) for one error e. The last two sum over all
     units by P directions each. In the first, units in different groups of the outermost grouping
-    factor do not meet given psi, so one of each group is moved at a time: as many second
-    derivatives along a direction as the largest group has units, and each exact.
+    factor (`outer`; one for all if nothing keeps them apart) do not meet given psi, so one of each
+    group is moved at a time: as many second derivatives along a direction as the largest group has
+    units, and each exact.
     """
     n, size = fit.nobs, fit.numbers.n
     sums = np.zeros((unit.max() + 1, fit.df))

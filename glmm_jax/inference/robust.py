@@ -73,7 +73,7 @@ def coarsest(fit: Fit) -> str:
 def crossed(fit: Fit) -> bool:
     """Whether no grouping factor has all others nested in it."""
     outer = np.asarray(_fewest(fit).index)
-    return any(_shares(outer, np.asarray(block.index)) for block in fit.frame.blocks)
+    return any(shares(outer, np.asarray(block.index)) for block in fit.frame.blocks)
 
 
 def _fewest(fit: Fit) -> RandomBlock:
@@ -82,14 +82,14 @@ def _fewest(fit: Fit) -> RandomBlock:
 
 def _check_independent(fit: Fit, by: str, codes: np.ndarray) -> None:
     for block in fit.frame.blocks:
-        if block.relationship is not None or _shares(codes, np.asarray(block.index)):
+        if block.relationship is not None or shares(codes, np.asarray(block.index)):
             raise ValueError(
                 f"by={by!r}: levels of {block.grouping!r} are shared (or related) between groups, "
                 "which are then not independent; use a column that no grouping factor crosses"
             )
 
 
-def _shares(groups: np.ndarray, levels: np.ndarray) -> bool:
+def shares(groups: np.ndarray, levels: np.ndarray) -> bool:
     """Whether some level occurs in two groups."""
     pairs = np.unique(np.stack([levels, groups]), axis=1)
     return bool(np.any(np.diff(pairs[0]) == 0))
