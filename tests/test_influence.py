@@ -16,7 +16,7 @@ import pytest
 import glmm_jax as gj
 from glmm_jax.build import bucket
 from glmm_jax.estimate import checked, program
-from glmm_jax.inference import derivatives, parameter_names
+from glmm_jax.inference import derivatives, measurement_error, parameter_names
 from glmm_jax.inference.influence_table import Influence
 from glmm_jax.model import flatten
 from glmm_jax.packing import in_runs
@@ -406,11 +406,13 @@ def test_bad_input_is_named(sleep, births) -> None:
             fit.influence("district")
 
 
-def test_errors_of_data_that_do_not_fit_are_named(sleep, births) -> None:
+def test_errors_of_data_that_do_not_fit_are_named(sleep, births, monkeypatch) -> None:
+    monkeypatch.setattr(measurement_error, "LARGEST", 1000)
     for call, message in [
         (lambda: births.measurement_error("age", 0.0), "sd=0.0; use the standard deviation"),
         (lambda: births.measurement_error("urban", 1.0), "column='urban' is not numeric"),
         (lambda: births.measurement_error("ch2", 1.0), "column='ch2' is no column"),
+        (lambda: sleep.measurement_error("Days", 1.0, by="Days"), "10 errors move together"),
         (lambda: sleep.misclassification(), "a gaussian response is not of two levels"),
         (lambda: births.misclassification(0.7), "rate=0.7; use a probability"),
         (lambda: births.misclassification().worst("ages"), "parameter='ages'; use one of 'Inter"),

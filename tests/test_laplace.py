@@ -174,7 +174,8 @@ def test_implicit_is_unrolled_is_differences_is_dense(design: Design) -> None:
 
 def test_value_and_gradient_share_their_factor() -> None:
     """One Cholesky factor of the remainder in the search, and one at the mode: the compiler sees
-    that the determinant and the derivative of the mode need the same."""
+    that the determinant and the derivative of the mode need the same (on a CPU, by LAPACK's name).
+    """
     model = designs.model(CROSSED)
     assert model.structure.sizes[-1] > LARGEST_UNROLLED  # the remainder's is LAPACK's
     program = slopes.lower(flatten(designs.params(CROSSED)), model).compile().as_text()

@@ -28,7 +28,8 @@ from glmm_jax.results import Fit
 ELSEWHERE = {"separation", "zi-re"}
 # The zero part has coefficients that run to an infinity: where they are then says nothing.
 RUNAWAY = "sal_zinb1/glmmTMB"
-# The same models with another number of nodes: one is fitted, the objective of others compared.
+# The same models with another number of nodes: one of each is fitted, and the objective of others
+# compared at two numbers of nodes (test_objective_points).
 OTHER_NODES = (
     "cm3_agq5/lme4", "cm3_agq25/lme4", "toenail_visit_agq25/lme4", "toenail_time_agq25/lme4",
     "small_clusters_agq25/lme4",
@@ -142,7 +143,7 @@ def test_agrees_with_the_reference(one: Case) -> None:
     _modes_agree(one, effects)
     np.testing.assert_allclose(fitted[:10], one.fitted10, atol=0, rtol=1e-3)
     if one.id not in FITTED and one.nagq:
-        for point in one.points:  # those of fitted models are in test_objective_points
+        for point in one.points:  # of a fitted model the maximum is compared, above
             assert point.deviance is not None
             agree(_maximum(key_of(one)).deviance(point), point.deviance, OWN)
 

@@ -36,15 +36,15 @@ def measurement_error(fit: Fit, column: str, sd: float, *, by: str | None = None
     continued to lambda = -1, without its simulations. It leaves an error of the order sd^4, and
     undoes most of the attenuation if sd is small beside the spread of x.
 
+    It takes a second derivative for each error that may meet others in a level: as many as the
+    largest group of the outermost grouping factor has errors, and as there are errors altogether
+    where factors are crossed, levels are related or an error is in several levels of that factor.
+
     Parameters
     ----------
     column : a numeric column of the data. sd : standard deviation of its error, in its units.
     by : a column whose groups share one error, where the covariate was measured once for each. None
         for an error a row.
-
-    It takes a second derivative for each error that may meet others in a level: as many as the
-    largest group of the outermost grouping factor has errors, and as there are errors altogether
-    where nothing keeps them apart (crossed factors, related levels, an error in several levels).
 
     Returns
     -------
@@ -54,8 +54,8 @@ def measurement_error(fit: Fit, column: str, sd: float, *, by: str | None = None
     Raises
     ------
     ValueError : no numeric column of that name in the model, an sd that is not positive, `by` no
-        column, more than 25 million numbers in a table of errors that may meet by rows, a fit that
-        has not converged or is no maximum.
+        column, a table of more than 25 million numbers, errors by rows, where all errors may meet,
+        a fit that has not converged or is no maximum.
 
     Source: Cook and Stefanski (1994), Simulation-extrapolation estimation in parametric measurement
     error models, JASA 89, 1314-1328; Stefanski (1985), Biometrika 72, 583-592 (small error).
@@ -93,21 +93,20 @@ def _apart(fit: Fit, by: str | None, unit: np.ndarray) -> np.ndarray:
     """Group of each row, (nobs,): errors of different groups do not meet given the parameters.
 
     Raises:
-        ValueError: more errors in one of them than a table by rows can hold.
+        ValueError: all may meet, and are more than a table by rows can hold.
     """
-    outer = np.zeros(fit.nobs, int)
     related = any(block.relationship is not None for block in fit.frame.blocks)
     if not crossed(fit) and not related:
-        levels, _ = derivatives.groups(fit, coarsest(fit), "measurement_error")
-        outer = outer if shares(levels, unit) else levels
-    pairs = np.unique(np.stack([outer, unit]), axis=1)
-    together = int(np.bincount(pairs[0]).max())
-    if together * fit.nobs > LARGEST:
+        groups, _ = derivatives.groups(fit, coarsest(fit), "measurement_error")
+        if not shares(groups, unit):
+            return groups
+    together = len(np.unique(unit))
+    if together * fit.numbers.n > LARGEST:
         raise ValueError(
             f"by={by!r}: {together} errors move together, each a second derivative in {fit.nobs} "
             "rows; use a column whose groups share one error, or fewer rows"
         )
-    return outer
+    return np.zeros(fit.nobs, int)
 
 
 def second_derivatives(

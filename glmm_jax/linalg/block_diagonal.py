@@ -33,7 +33,8 @@ def cholesky(blocks: jax.Array) -> jax.Array:
 
 def _element(blocks: jax.Array, i: int, j: int) -> jax.Array:
     """(..., 1, 1): no axis comes or goes, so that the compiler sees the same factorisation at two
-    places as the same."""
+    places as the same (where all factors have equally many columns; of others it does one twice).
+    """
     return blocks[..., i : i + 1, j : j + 1]
 
 
