@@ -1,7 +1,7 @@
 """Time single fits: this package's first and later calls, its engine alone, and every peer.
 
     python benchmarks/single_fits.py --python-peers PEERS/bin/python             # all, an hour
-    python benchmarks/single_fits.py --python-peers PEERS/bin/python --short     # 12 minutes
+    python benchmarks/single_fits.py --python-peers PEERS/bin/python --short     # 20 minutes
     python benchmarks/single_fits.py --peers none --short --minutes 3.5          # on a GPU
 
 The cases are those of `cases.py`: classic data, large ones, and series in which rows, levels,

@@ -12,7 +12,7 @@ import pandas as pd
 from glmm_jax import sensitivity
 from glmm_jax.inference import derivatives
 from glmm_jax.inference.design_rates import column_rates
-from glmm_jax.inference.robust import coarsest, crossed, shares
+from glmm_jax.inference.robust import fewest, shares, tying
 from glmm_jax.runtime import engine, run
 
 if TYPE_CHECKING:
@@ -95,12 +95,10 @@ def _apart(fit: Fit, by: str | None, unit: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: all may meet, and are more than a table by rows can hold.
     """
-    related = any(block.relationship is not None for block in fit.frame.blocks)
-    if not crossed(fit) and not related:
-        groups, _ = derivatives.groups(fit, coarsest(fit), "measurement_error")
-        if not shares(groups, unit):
-            return groups
-    together = len(np.unique(unit))
+    groups = np.asarray(fewest(fit).index)
+    if tying(fit, groups) is None and not shares(groups, unit):
+        return groups
+    together = unit.max() + 1
     if together * fit.numbers.n > LARGEST:
         raise ValueError(
             f"by={by!r}: {together} errors move together, each a second derivative in {fit.nobs} "

@@ -67,26 +67,36 @@ def coarsest(fit: Fit) -> str:
             f"by=None: the grouping factors {', '.join(map(repr, blocks))} are crossed, so that "
             "the levels of none of them are independent; give by= a column of independent groups"
         )
-    return _fewest(fit).grouping
+    return fewest(fit).grouping
 
 
 def crossed(fit: Fit) -> bool:
     """Whether no grouping factor has all others nested in it."""
-    outer = np.asarray(_fewest(fit).index)
+    outer = np.asarray(fewest(fit).index)
     return any(shares(outer, np.asarray(block.index)) for block in fit.frame.blocks)
 
 
-def _fewest(fit: Fit) -> RandomBlock:
+def fewest(fit: Fit) -> RandomBlock:
+    """The term with the fewest levels, in which others may be nested."""
     return min(fit.frame.blocks, key=lambda block: len(block.levels))
 
 
-def _check_independent(fit: Fit, by: str, codes: np.ndarray) -> None:
+def tying(fit: Fit, groups: np.ndarray) -> RandomBlock | None:
+    """A term whose levels are related, or shared between groups (nobs,), which are then not
+    independent; None if they are."""
     for block in fit.frame.blocks:
-        if block.relationship is not None or shares(codes, np.asarray(block.index)):
-            raise ValueError(
-                f"by={by!r}: levels of {block.grouping!r} are shared (or related) between groups, "
-                "which are then not independent; use a column that no grouping factor crosses"
-            )
+        if block.relationship is not None or shares(groups, np.asarray(block.index)):
+            return block
+    return None
+
+
+def _check_independent(fit: Fit, by: str, codes: np.ndarray) -> None:
+    block = tying(fit, codes)
+    if block is not None:
+        raise ValueError(
+            f"by={by!r}: levels of {block.grouping!r} are shared (or related) between groups, "
+            "which are then not independent; use a column that no grouping factor crosses"
+        )
 
 
 def shares(groups: np.ndarray, levels: np.ndarray) -> bool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.lax.linalg import triangular_solve
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import cho_solve
 
 from glmm_jax.linalg import block_diagonal
 from glmm_jax.rules import with_rule
@@ -70,7 +70,7 @@ def _root_inverse(lower: jax.Array) -> jax.Array:
     """L^-1 by halves, whose zeros a single solve would compute with, (r, r)."""
     r = lower.shape[0]
     if r <= LARGEST_WHOLE:
-        return solve_triangular(lower, jnp.eye(r, dtype=lower.dtype), lower=True)
+        return triangular_solve(lower, jnp.eye(r, dtype=lower.dtype), left_side=True, lower=True)
     h = r // 2
     first, between, last = lower[:h, :h], lower[h:, :h], lower[h:, h:]
     between = -triangular_solve(
