@@ -275,6 +275,24 @@ def test_r_and_python_spellings_agree() -> None:
     assert python.X_names[1] == "C(class)[T.1]"
 
 
+def test_pi_is_a_number_unless_the_data_have_a_column_of_that_name() -> None:
+    data = small()
+    for text in ("sin(2*pi*x)", "np.sin(2*np.pi*x)"):
+        frame = build_frame(f"y ~ {text} + ({text} | g)", data)
+        np.testing.assert_allclose(frame.X[:, 1], np.sin(2 * np.pi * data["x"]), rtol=1e-12)
+        # What it was in the fit it is in new data, which may have such a column.
+        new = new_frame(frame, data.assign(pi=1.0))
+        np.testing.assert_array_equal(new.X, frame.X)
+        np.testing.assert_array_equal(new.blocks[0].Z, frame.blocks[0].Z)
+    frame = build_frame("y ~ sin(2*pi*x) + (1 | g)", data.assign(pi=3.0))
+    np.testing.assert_allclose(frame.X[:, 1], np.sin(6 * data["x"]), rtol=1e-12)
+    with pytest.raises(ValueError, match="no column 'pi'"):
+        new_frame(frame, data)
+    for text in ("y ~ pi + (1 | g)", "y ~ x + (1 | pi)"):
+        with pytest.raises(ValueError, match="no column 'pi'"):
+            build_frame(text, data)
+
+
 def test_stateful_transforms() -> None:
     data = small()
     frame = build_frame("y ~ scale(size + x) + center(x) + standardize(class) + (1|g)", data)

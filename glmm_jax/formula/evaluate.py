@@ -37,6 +37,8 @@ CONTRASTS = {
     **{"contr.treatment": "Treatment", "contr.poly": "Poly"},
     **{"contr.sum": "Sum", "contr.helmert": "Helmert"},
 }
+CONSTANTS = {"pi": np.pi, "np.pi": np.pi, "numpy.pi": np.pi}
+"""Names with a value of their own, unless the data have a column of that name."""
 FUNCTIONS = ("I", "log", *_MATH, *_FACTORS, *TRANSFORMS)
 """Names that a formula can call; the mathematical ones also as `np.log` and so on."""
 
@@ -110,7 +112,8 @@ def evaluate(node: Node, columns: Mapping[str, Column], state: State, learn: boo
     Args:
         node: the expression; a plain name gives the column itself.
         columns: what it uses.
-        state: what stateful transforms learnt; written when `learn`, read otherwise.
+        state: the constants in use, and what stateful transforms learnt; written when `learn`, read
+            otherwise.
         learn: True on the data of the fit, False on new data.
 
     Returns:
@@ -132,7 +135,7 @@ def _value(node: Node, columns: Mapping[str, Column], state: State, learn: bool)
 
     match node:
         case Name(name):
-            return columns[name].value
+            return columns[name].value if name in columns else float(state[name][0])
         case Constant(value):
             return value
         case Parens(inner):

@@ -19,6 +19,7 @@ from glmm_jax.formula.response import Response, counts, ordered, plain, two_leve
 from glmm_jax.formula.rows import (
     Rows,
     as_data_frame,
+    constants_in,
     read_columns,
     read_vector,
     rows_to_keep,
@@ -178,7 +179,8 @@ def build_frame(
             used += [*expand(term.expression).factors, *term.grouping]
         for name in used:
             texts.setdefault(name, argument)
-    columns = read_columns(data, texts)
+    state = constants_in(data, texts)
+    columns = read_columns(data, texts, state)
     if known is not None and np.ndim(known) == 0:
         known = np.full(len(data), known)
     given = {"weights": weights, "offset": offset, "trials": trials, "dispersion": known}
@@ -190,7 +192,7 @@ def build_frame(
     masks = {name: column.missing for name, column in columns.items()}
     masks |= {name: np.isnan(vector) for name, vector in vectors.values()}
     keep = rows_to_keep(masks, len(data), na_action)
-    rows = Rows(columns, keep, data.index, {}, learn=True)
+    rows = Rows(columns, keep, data.index, state, learn=True)
     n = rows.n
     extra = {
         argument: checked(argument, name, vector if keep is None else vector[keep])

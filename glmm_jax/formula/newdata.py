@@ -76,9 +76,9 @@ def new_frame(
     others = (part.factor for coding in codings for parts in coding.terms for part in parts)
     texts = tuple(dict.fromkeys((*texts, *others)))
     groups = {text for i in blocks_read for text in design.groupings[i]}
-    columns = read_columns(newdata, dict.fromkeys(texts, "newdata"))
+    columns = read_columns(newdata, dict.fromkeys(texts, "newdata"), design.state)
     _refuse_missing(columns, "drop or fill these rows")
-    grouping_columns = read_columns(newdata, dict.fromkeys(groups, "newdata"))
+    grouping_columns = read_columns(newdata, dict.fromkeys(groups, "newdata"), design.state)
     if not allow_new_levels:
         _refuse_missing(
             grouping_columns,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from glmm_jax.formula.columns import Column, Factor, Value, read_column
-from glmm_jax.formula.evaluate import evaluate, names_in
+from glmm_jax.formula.evaluate import CONSTANTS, evaluate, names_in
 from glmm_jax.formula.grouping import interaction
 from glmm_jax.formula.syntax import Name, parse_expression
 from glmm_jax.formula.transforms import State
@@ -71,12 +71,29 @@ def read_vector(argument: str, value: object, data: pd.DataFrame) -> tuple[str, 
     return f"{argument}=", np.array(numbers)
 
 
-def read_columns(data: pd.DataFrame, texts: Mapping[str, str]) -> dict[str, Column]:
-    """All columns used by some expressions; `texts` maps each to what it is, for errors."""
+def constants_in(data: pd.DataFrame, texts: Iterable[str]) -> State:
+    """The constants that some expressions use, pi say: names that are no column of the data.
+
+    A column goes before a constant, as in R. Which it was is kept with the fit, so that new data
+    cannot change it.
+    """
+    nodes = [parse_expression(text) for text in texts]
+    inside = {name for node in nodes if not isinstance(node, Name) for name in names_in(node)}
+    names = sorted(name for name in inside & CONSTANTS.keys() if name not in data.columns)
+    return {name: (np.array(CONSTANTS[name]),) for name in names}
+
+
+def read_columns(data: pd.DataFrame, texts: Mapping[str, str], state: State) -> dict[str, Column]:
+    """All columns used by some expressions; `texts` maps each to what it is, for errors.
+
+    state: see `evaluate`; the constants in it are no columns.
+    """
     columns: dict[str, Column] = {}
     for text, where in texts.items():
-        for name in names_in(parse_expression(text)):
-            if name not in columns:
+        node = parse_expression(text)
+        for name in names_in(node):
+            constant = name in state and not isinstance(node, Name)
+            if name not in columns and not constant:
                 columns[name] = read_column(data, name, where)
     return columns
 
@@ -189,7 +206,8 @@ class Rows:
 
     def _evaluate(self, text: str) -> Value:
         node = parse_expression(text)
-        columns = {name: self.columns[name] for name in names_in(node)}
+        names = names_in(node)
+        columns = {name: self.columns[name] for name in names if name in self.columns}
         if self.keep is None:
             return evaluate(node, columns, self.state, self.learn)
         masks = [column.missing for column in columns.values() if column.missing is not None]

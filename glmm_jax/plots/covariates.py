@@ -50,6 +50,7 @@ def predictors(fit: Fit, random: bool) -> list[str]:
     slopes = tuple(expand(term.expression) for term in formula.random) if random else ()
     texts = predictor_texts(formula, fixed, slopes, groupings=random)
     names = [name for text in texts for name in names_in(parse_expression(text))]
+    names = [name for name in names if name not in fit.frame.design.state]  # constants: pi
     argument = fit.frame.design.offset_argument
     return list(dict.fromkeys([*names, *([argument] if argument else [])]))
 
