@@ -8,7 +8,9 @@ With the score s(u) = Lambda' Z' (w dlogp/deta) - u, a step solves
 where h is the observed information -d2logp/deta2 of each row (Newton: quadratic convergence) and,
 where that does not make H positive definite, the expected information (Fisher scoring). For a
 canonical link the two are one. A step is halved until f does not increase; the loop stops on the
-Newton decrement s' delta, one quadratic step after which the mode is exact to rounding.
+Newton decrement s' delta, one quadratic step after which the mode is exact to rounding. Where
+factorising H costs more than a pass over the rows, a factor serves as long as steps with it shrink
+the decrement fast: they converge linearly, at a rate that two decrements show.
 
 `joint=True` moves beta along with u (nAGQ = 0): the system gains the unpenalised columns X.
 """
@@ -23,11 +25,15 @@ import jax
 import jax.numpy as jnp
 
 from glmm_jax import implicit, predictors
-from glmm_jax.linalg import base, dense
+from glmm_jax.linalg import base, dense, schur
 from glmm_jax.model import Model, Params, check, lambdas
 
 MAX_TRIPS = 500
 SMALLEST_STEP = 1e-10
+# Random effects in the dense remainder from which on a factor is kept, and how far the decrement
+# has to fall from one step to the next with the same factor.
+KEPT_FROM = 128
+KEPT_FALL = 1e-4
 
 
 def linear_predictor(params: Params, model: Model, u: jax.Array) -> jax.Array:
@@ -143,6 +149,13 @@ class Mode:
     decrement: jax.Array
 
 
+class System(NamedTuple):
+    """What a step solves: the factor of H, and its border if beta moves along."""
+
+    factor: base.Factor
+    edge: Border | None
+
+
 class _State(NamedTuple):
     u: jax.Array  # last accepted point
     beta: jax.Array
@@ -152,6 +165,7 @@ class _State(NamedTuple):
     fraction: jax.Array
     observed: jax.Array  # whether the observed information is tried at this point
     decrement: jax.Array
+    kept: Any  # numbers of the last system, where that may serve again, and its border
     converged: jax.Array
     failed: jax.Array
     trips: jax.Array
@@ -161,18 +175,58 @@ def step(
     params: Params, model: Model, eta: jax.Array, u: jax.Array, information: jax.Array, joint: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One step: du (q,), dbeta (p,), and the squared Newton decrement s' delta."""
+    right = _right(params, model, eta, u, joint)
+    return _direction(_system(params, model, information, joint), model, right)
+
+
+def _right(
+    params: Params, model: Model, eta: jax.Array, u: jax.Array, joint: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Scores in u, (q,), and in beta, (p,), zero unless it moves."""
     rows = row_score(params, model, eta)
     Lambda = lambdas(params.theta, model)
     s = base.multiply_transposed(model.structure, model.Z, Lambda, rows) - u
+    return s, model.X.T @ rows[: model.n] if joint else jnp.zeros_like(params.beta)
+
+
+def _system(params: Params, model: Model, information: jax.Array, joint: bool) -> System:
     factor = factorise(params, model, information)
-    du = base.solve(model.structure, factor, s)
-    if not joint:
-        return du, jnp.zeros_like(params.beta), s @ du
-    edge = border(params, model, factor, information)
-    s_beta = model.X.T @ rows[: model.n]
-    dbeta = _solve_spd(edge.schur, s_beta - edge.columns.T @ s)
-    du = du - edge.columns @ dbeta
+    return System(factor, border(params, model, factor, information) if joint else None)
+
+
+def _direction(
+    system: System, model: Model, right: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The step that solves the system, as `step` returns it."""
+    s, s_beta = right
+    du = base.solve(model.structure, system.factor, s)
+    if system.edge is None:
+        return du, s_beta, s @ du
+    dbeta = _solve_spd(system.edge.schur, s_beta - system.edge.columns.T @ s)
+    du = du - system.edge.columns @ dbeta
     return du, dbeta, s @ du + s_beta @ dbeta
+
+
+def _keeps(model: Model) -> bool:
+    """Whether a factor is worth keeping: see `KEPT_FROM`."""
+    structure = model.structure
+    rest = sum(structure.sizes[g] for g in structure.rest)
+    return structure.solver == "schur" and rest >= KEPT_FROM
+
+
+def _numbers(system: System) -> Any:
+    assert isinstance(system.factor, schur.SchurFactor)
+    return schur.bare(system.factor), system.edge
+
+
+def _restored(numbers: Any, model: Model) -> System:
+    return System(schur.still(model.structure, numbers[0]), numbers[1])
+
+
+def _nothing(params: Params, model: Model, joint: bool) -> Any:
+    """Numbers of no system yet."""
+    shapes = jax.eval_shape(lambda w: _numbers(_system(params, model, w, joint)), model.weights)
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
 def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = False) -> Mode:
@@ -188,17 +242,37 @@ def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = Fals
         here = Params(beta, params.theta, params.dispersion)
         eta = linear_predictor(here, model, u)
         f = -2.0 * kernel(here, model, eta) + u @ u
-        information = row_information(here, model, eta, "expected")
-        if not model.family.is_canonical:
-            tried = row_information(here, model, eta, "observed")
-            information = jnp.where(state.observed, tried, information)
-        du, dbeta, decrement = step(here, model, eta, u, information, joint)
+        right = _right(here, model, eta, u, joint)
+
+        def anew() -> tuple[System, tuple[jax.Array, jax.Array, jax.Array]]:
+            information = row_information(here, model, eta, "expected")
+            if not model.family.is_canonical:
+                tried = row_information(here, model, eta, "observed")
+                information = jnp.where(state.observed, tried, information)
+            system = _system(here, model, information, joint)
+            return system, _direction(system, model, right)
+
+        kept, left = None, 1.0
+        if state.kept is None:
+            du, dbeta, decrement = anew()[1]
+        else:
+            again = _direction(_restored(state.kept, model), model, right)
+            fall = again[2] / state.decrement
+            serves = (again[2] >= 0) & (fall <= KEPT_FALL) & jnp.isfinite(state.decrement)
+
+            def renewed() -> Any:
+                system, found = anew()
+                return _numbers(system), found
+
+            kept, found = jax.lax.cond(serves, lambda: (state.kept, again), renewed)
+            du, dbeta, decrement = found
+            left = jnp.where(serves, fall / eps, 1.0)
         usable = jnp.isfinite(decrement) & (decrement >= 0)
         # Near the mode f may not resolve a step (large counts): the decrement does.
         closer = (state.decrement <= 1.0) & (decrement <= 0.25 * state.decrement)
         descended = (f <= state.f + 100 * eps * jnp.abs(f)) | (jnp.isfinite(f) & closer)
         moved = descended & usable
-        converged = moved & (decrement <= 50 * eps * jnp.maximum(1.0, u @ u))
+        converged = moved & (left * decrement <= 50 * eps * jnp.maximum(1.0, u @ u))
         # At convergence the last step is taken whole: it is smaller than any test could see.
         final = jnp.where(converged, 1.0, 0.0)
         fraction = jnp.where(descended, state.fraction, 0.5 * state.fraction)
@@ -212,6 +286,7 @@ def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = Fals
             # Not definite with the observed information: the same point again with the expected.
             observed=moved | ~descended,
             decrement=jnp.where(moved, decrement, state.decrement),
+            kept=kept,
             converged=converged,
             failed=(descended & ~usable & ~state.observed) | (fraction < SMALLEST_STEP),
             trips=state.trips + 1,
@@ -230,6 +305,7 @@ def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = Fals
         fraction=one,
         observed=jnp.asarray(not model.family.is_canonical),
         decrement=jnp.inf * one,
+        kept=_nothing(params, model, joint) if _keeps(model) else None,
         converged=jnp.asarray(False),
         failed=jnp.asarray(False),
         trips=jnp.asarray(0),

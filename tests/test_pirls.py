@@ -107,6 +107,37 @@ def test_the_mode(case: Design) -> None:
     np.testing.assert_allclose(again.u, mode.u, atol=1e-14)
 
 
+@pytest.mark.parametrize("case", [one for one in CASES if "crossed" in one.structure], ids=str)
+def test_a_factor_that_is_kept(case: Design, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a factor serves more than one step the mode is the same, with beta or without."""
+    params, model = problem(case)
+    joint = case.family == "gaussian"
+    made = []
+    factorise = pirls.factorise
+
+    def counted(*args):
+        jax.debug.callback(lambda: made.append(1))
+        return factorise(*args)
+
+    monkeypatch.setattr(pirls, "factorise", counted)
+    starts = jnp.stack([jnp.zeros(model.q), 0.5 * jnp.sin(jnp.arange(model.q) + 1.0)])
+    modes = []
+    for least in (10**6, 1):
+        monkeypatch.setattr(pirls, "KEPT_FROM", least)
+        run = jax.jit(lambda u: pirls.find_mode(params, model, u, joint))
+        modes.append([run(u) for u in starts])
+        jax.effects_barrier()
+        counts, made = len(made), []
+        if least == 1:
+            assert counts < sum(int(mode.trips) for mode in modes[1])
+        else:
+            assert counts == sum(int(mode.trips) for mode in modes[0])
+    for newton, kept in zip(*modes, strict=True):
+        assert newton.converged and kept.converged
+        np.testing.assert_allclose(kept.u, newton.u, atol=1e-13)
+        np.testing.assert_allclose(kept.beta, newton.beta, atol=1e-13)
+
+
 def predictor(params: Params, model: Model, random: jax.Array) -> jax.Array:
     return model.X @ params.beta + random + model.offset
 

@@ -152,6 +152,20 @@ def logdet(factor: SchurFactor) -> jax.Array:
     return rest + sum(block_diagonal.logdet(lower) for lower in factor.lower)
 
 
+def bare(factor: SchurFactor) -> tuple[Blocks, dict[str, jax.Array], jax.Array]:
+    """What numbers there are in a factor: what a loop has to carry along for solves with it."""
+    return factor.lower, factor.scaled, factor.rest_lower
+
+
+def still(
+    structure: Structure, parts: tuple[Blocks, dict[str, jax.Array], jax.Array]
+) -> SchurFactor:
+    """The factor of which `bare` took the numbers; solves with it have no derivative."""
+    lower, scaled, rest_lower = jax.lax.stop_gradient(parts)
+    # The remainder itself is what derivatives of a solve are made of, and nothing else.
+    return SchurFactor(structure, lower, scaled, jnp.full_like(rest_lower, jnp.nan), rest_lower)
+
+
 def solve(factor: SchurFactor, right: Blocks) -> Blocks:
     """H^-1 right, for one (levels, k, columns) array per factor."""
     return substituted(
