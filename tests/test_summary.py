@@ -34,6 +34,8 @@ def fitted(key: str) -> Fit:
         ([0.5, 0.25], 4, ["0.50", "0.25"]),
         ([0.0], 4, ["0"]),
         ([3.1e-10, 2.0e-10], 4, ["3.1e-10", "2.0e-10"]),
+        # Variances of a term for x and of one for x in millions.
+        ([0.235312, 4.064833e9], 4, ["2.353e-01", "4.065e+09"]),
         ([1.5, float("nan"), float("-inf")], 4, ["1.5", "NA", "-Inf"]),
         ([], 4, []),
     ],
@@ -49,6 +51,15 @@ def test_estimates_share_their_decimals() -> None:
     values = np.array([[-1.398343, 0.231243], [-0.991925, 0.303159]])
     assert digits.estimates(values) == [["-1.3983", "0.2312"], ["-0.9919", "0.3032"]]
     assert digits.estimates(np.array([[0.0, np.nan]])) == [["0", "NA"]]
+
+
+def test_coefficients_of_covariates_in_very_different_units_are_all_shown() -> None:
+    """A row is in one unit, a column is not: beside another row nothing is too small to print."""
+    values = np.array([[975285.741, 60609.4321], [-1.126048e-08, 4.577e-08]])
+    assert digits.estimates(values) == [["9.753e+05", "6.061e+04"], ["-1.126e-08", "4.577e-08"]]
+    # What is left of an estimate of zero is not.
+    values = np.array([[-1.398343, 0.231243], [3e-17, 0.303159]])
+    assert digits.estimates(values) == [["-1.3983", "0.2312"], ["0.0000", "0.3032"]]
 
 
 def test_p_values_are_those_of_r() -> None:

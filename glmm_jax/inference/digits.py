@@ -19,12 +19,10 @@ def common(values: Iterable[float], digits: int, floor: float = 0.0) -> list[str
 
     It is the smallest with which every number shows `digits` significant digits, trailing zeros
     apart; exponents where they take less room. A number that is not finite is "NA", "Inf", "-Inf".
-    One of rounding size beside the largest of them, or `floor`, is 0: it would ask for decimals of
-    its own.
+    One of rounding size beside `floor` is 0: it would ask for decimals of its own. Beside each
+    other they may be of any size, since their units may differ.
     """
-    numbers = [float(v) for v in values]
-    largest = max((abs(v) for v in numbers if math.isfinite(v)), default=0.0)
-    numbers = [0.0 if abs(v) <= ROUNDING * max(largest, floor) else v for v in numbers]
+    numbers = [0.0 if abs(v) <= ROUNDING * floor else float(v) for v in values]
     finite = [v for v in numbers if math.isfinite(v)]
     parts = [_parts(v, digits) for v in finite if v != 0] or [(1, 0)]
     decimals = max(0, max(significant - 1 - exponent for significant, exponent in parts))
@@ -59,7 +57,10 @@ def estimates(values: np.ndarray, digits: int = 4) -> list[list[str]]:
     """Estimates and standard errors, (rows, columns), as R's printCoefmat rounds them.
 
     The smallest number in size shows about `digits` significant digits, and all as many decimals.
+    One of rounding size beside the others of its row, which are in its unit, is 0.
     """
+    largest = np.max(np.abs(values), axis=1, keepdims=True, where=np.isfinite(values), initial=0.0)
+    values = np.where(np.abs(values) <= ROUNDING * largest, 0.0, values)
     size = np.abs(values[np.isfinite(values) & (values != 0)])
     before = 1 + math.floor(math.log10(size.min())) if size.size else 0
     rounded = np.round(values, max(1, digits - before))
