@@ -31,7 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glmm_jax import pirls
+from glmm_jax import expansion, pirls
+from glmm_jax.information import side_by_side
 from glmm_jax.linalg import base
 from glmm_jax.model import Model, Params, flatten, lambdas, unflatten
 from glmm_jax.tails import elementwise_derivative
@@ -64,21 +65,53 @@ def rows(params: Params, model: Model, u: jax.Array) -> Rows:
     return Rows(-0.5 * value, gradient.T, own)
 
 
+class Bent(NamedTuple):
+    """rows : as `rows` gives them. first (n, P), H^-1 times the gradient of each; along (n, P), the
+    Hessian of d - d_i of each times that."""
+
+    rows: Rows
+    first: Any
+    along: Any
+
+
 @jax.jit
-def row_hessians(params: Params, model: Model, u: jax.Array) -> jax.Array:
-    """Hessian of d - d_i in the parameters, of each row, (n, P, P)."""
-    psi, added = flatten(params), _added(model, u)
-    eye, (i, j) = jnp.eye(psi.size, dtype=psi.dtype), np.tril_indices(psi.size)
+def bent_rows(params: Params, model: Model, u: jax.Array, inverse: jax.Array) -> Bent:
+    """What each row adds to the deviance, to second order where it moves the maximum to.
 
-    def entry(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+    Parameters: inverse, (P, P), H^-1; zero for parameters that are held. Others as for `rows`.
+    """
+    psi = flatten(params)
+    zero, eye = jnp.zeros_like(psi), jnp.eye(psi.size, dtype=psi.dtype)
+    solve = expansion.solver(params, model, u)
+    U = expansion.line(params, model, u, solve)
+    U2 = expansion.bow(params, model, u, solve, U)
+
+    def added(x: jax.Array) -> jax.Array:
+        mode = u + U @ x + 0.5 * (U2 @ x) @ x
+        return contributions(unflatten(psi + x, model), model, mode)[0]
+
+    # What depends on the first direction alone is found once for all its partners.
+    def column(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         def along(x: jax.Array) -> jax.Array:
-            return jax.jvp(added, (x,), (eye[pair[0]],))[1][0]
+            return jax.jvp(added, (x,), (eye[pair[0]],))[1]
 
-        return jax.jvp(along, (psi,), (eye[pair[1]],))[1]
+        def entry(v: jax.Array) -> jax.Array:
+            return jax.jvp(along, (zero,), (v,))[1]
 
-    bends = jax.lax.map(entry, (jnp.asarray(i), jnp.asarray(j)))
-    hessian = jnp.zeros((model.n, psi.size, psi.size), psi.dtype)
-    return hessian.at[:, i, j].set(bends.T).at[:, j, i].set(bends.T)
+        return along(zero), side_by_side(entry, eye[pair[1]], model.n)
+
+    first = np.arange(psi.size)
+    partners = expansion.in_a_ring(first)
+    slopes, bends = jax.lax.map(column, (jnp.asarray(first), jnp.asarray(partners)))
+    place = np.zeros((psi.size,) * 2, int)
+    number = np.arange(partners.size).reshape(partners.shape)
+    place[first[:, None], partners] = number
+    place[partners, first[:, None]] = number
+    bends = bends.reshape(partners.size, model.n)
+    moves = inverse @ slopes
+    along = jnp.stack([jnp.sum(bends[place[a]] * moves, axis=0) for a in range(psi.size)], axis=1)
+    value, own = contributions(params, model, u)
+    return Bent(Rows(-0.5 * value, slopes.T, own), moves.T, along)
 
 
 def _added(model: Model, u: jax.Array) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from glmm_jax import lanes
 from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective.marginal import marginal
+from glmm_jax.optimize import boundary, start
 from glmm_jax.optimize.quasi_newton import updated
 from glmm_jax.pirls import linear_predictor
 
@@ -137,6 +138,15 @@ def consequences(
         )
 
     return lanes.first(one, (groups, moved), count, together)
+
+
+@jax.jit
+def canonical(moved: jax.Array, model: Model) -> jax.Array:
+    """Parameters (k, P) with signs of theta as an estimate has them."""
+    theta = slice(model.p, model.p + model.m)
+    scale = start.scales(model)[theta]
+    turned = jax.vmap(lambda theta: boundary.canonical(theta, model, scale))(moved[:, theta])
+    return moved.at[:, theta].set(turned)
 
 
 def _eta(params: Params, model: Model, u: jax.Array) -> jax.Array:

@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from glmm_jax import expansion
 from glmm_jax.information import side_by_side
 from glmm_jax.model import Model, Params, flatten, unflatten
-from glmm_jax.objective.marginal import marginal
-from glmm_jax.pirls import linear_predictor, mode_from
+from glmm_jax.objective.marginal import at_mode, marginal
+from glmm_jax.pirls import linear_predictor, mode_from, score
 from glmm_jax.predictors import row_arguments
 
 
@@ -138,29 +139,63 @@ def bent(
 def third(params: Params, model: Model, u: jax.Array, *, nagq: int) -> jax.Array:
     """Third derivatives of the deviance in the parameters, (P, P, P).
 
-    Those of its gradient along pairs of parameters that are in one half of them: of any three, two
-    are in the same half. That is little more than half of all pairs.
+    With d(psi, u) the deviance as a function of the mode as well and s the score of the mode,
+
+        L(psi, u, l) = d(psi, u) + l' s(psi, u),     l = H^-1 dd/du,
+
+    is stationary in u and l where d is the deviance. Third derivatives of what is stationary need
+    the first of u and l alone: they are those of L along straight lines, with no solve inside.
+
+    Those of the gradient of L along pairs of parameters that are in one half of them: of any three,
+    two are in the same half. That is little more than half of all pairs.
     """
     psi = flatten(params)
-    eye, half = jnp.eye(psi.size, dtype=psi.dtype), np.arange(psi.size) >= psi.size // 2
-    i, j = np.nonzero(np.tril(half[:, None] == half))
+    zero, eye = jnp.zeros_like(psi), jnp.eye(psi.size, dtype=psi.dtype)
+    solve = expansion.solver(params, model, u)
+    U = expansion.line(params, model, u, solve)
+
+    def lagrangian(x: jax.Array, v: jax.Array, multiplier: jax.Array) -> jax.Array:
+        there = unflatten(psi + x, model)
+        return at_mode(there, model, v, nagq) + multiplier @ score(v, there, model)
+
+    slope = jax.grad(lagrangian, argnums=1)
+    multiplier = solve(slope(zero, u, jnp.zeros_like(u)))
+
+    def turn(v: jax.Array) -> jax.Array:
+        return jax.jvp(lambda x: slope(x, u + U @ x, multiplier), (zero,), (v,))[1]
+
+    turns = solve(jax.lax.map(turn, eye).T)
 
     def value(x: jax.Array) -> jax.Array:
-        return marginal(unflatten(x, model), model, u, nagq, solved=True)[0]
+        return lagrangian(x, u + U @ x, multiplier + turns @ x)
 
-    def entry(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        def column(x: jax.Array) -> jax.Array:
+    # What depends on the first direction alone is found once for all its partners.
+    def column(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        def along(x: jax.Array) -> jax.Array:
             return jax.jvp(jax.grad(value), (x,), (eye[pair[0]],))[1]
 
-        return jax.jvp(column, (psi,), (eye[pair[1]],))[1]
+        def entry(v: jax.Array) -> jax.Array:
+            return jax.jvp(along, (zero,), (v,))[1]
 
-    rows = jax.lax.map(entry, (jnp.asarray(i), jnp.asarray(j)))
+        return side_by_side(entry, eye[pair[1]], model.n)
+
+    every = np.arange(psi.size)
+    half = every >= psi.size // 2
     place = np.zeros((psi.size,) * 2, int)
-    place[i, j] = place[j, i] = np.arange(i.size)
+    rows = []
+    for own in (every[~half], every[half]):
+        if not own.size:
+            continue
+        partners = expansion.in_a_ring(own)
+        number = sum(map(len, rows)) + np.arange(partners.size).reshape(partners.shape)
+        place[own[:, None], partners] = number
+        place[partners, own[:, None]] = number
+        found = jax.lax.map(column, (jnp.asarray(own), jnp.asarray(partners)))
+        rows.append(found.reshape(partners.size, psi.size))
     a, b, c = np.indices((psi.size,) * 3)
     cases = [half[a] == half[b], half[a] == half[c]]
     one, two, rest = (np.select(cases, (x, y), z) for x, y, z in ((a, a, b), (b, c, c), (c, b, a)))
-    return rows[place[one, two], rest]
+    return jnp.concatenate(rows)[place[one, two], rest]
 
 
 @partial(jax.jit, static_argnames="nagq")

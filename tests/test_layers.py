@@ -44,6 +44,7 @@ LAYERS = {
     "fitted": 8,
     "information": 8,
     "lanes": 7,
+    "expansion": 7,
     "leave_one": 8,
     "leave_out": 8,
     "sensitivity": 8,

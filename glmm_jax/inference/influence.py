@@ -16,7 +16,6 @@ from glmm_jax.estimate import checked
 from glmm_jax.inference import derivatives, parameter_names
 from glmm_jax.inference.influence_table import Influence
 from glmm_jax.model import flatten
-from glmm_jax.optimize import boundary, start
 from glmm_jax.runtime import engine, run
 from glmm_jax.status import Status
 
@@ -97,13 +96,8 @@ def influence(fit: Fit, by: str | None = None, *, method: str = "second-order") 
 
 def _canonical(fit: Fit, flat: np.ndarray) -> np.ndarray:
     """Parameters (k, P) with signs of theta as a fit has them."""
-    model = fit.model
-    part = slice(model.p, model.p + model.m)
-    out = flat.copy()
     with engine():
-        scale = start.scales(model)[part]
-        turned = jax.vmap(lambda theta: boundary.canonical(theta, model, scale))
-        out[:, part] = np.asarray(turned(jnp.asarray(flat[:, part])))
+        out = np.asarray(run(leave_out.canonical, jnp.asarray(flat), fit.model))
     # A step that found no mode is not a number, and stays so.
     return np.where(np.isfinite(flat), out, np.nan)
 
@@ -111,24 +105,26 @@ def _canonical(fit: Fit, flat: np.ndarray) -> np.ndarray:
 def _rows(fit: Fit, inverse: np.ndarray, method: str) -> tuple:
     """Moves to first order and by the method, (nobs, P); log densities, changes of eta, None."""
     n, arguments = fit.nobs, derivatives.arguments(fit)
+
+    def cut(found: Any) -> Any:
+        return jax.tree.map(lambda a: np.asarray(a)[:n], found)
+
     with engine():
-        found = jax.tree.map(lambda a: np.asarray(a)[:n], run(leave_one.rows, *arguments))
         eye = jnp.eye(fit.df)
         zero = jnp.zeros((fit.df, fit.numbers.n))
         rates = derivatives.weight_rates(fit)
-        J = np.asarray(
-            run(sensitivity.seen, *arguments, rates, eye, zero, together=1).link
-        )[:, :n].T  # fmt: skip
-    first = found.gradient @ inverse
-    moved, density = first, found.log_density - 0.5 * np.sum(found.gradient * first, axis=1)
-    if method == "second-order":
-        with engine():
-            bends = np.asarray(run(leave_one.row_hessians, *arguments))[:n]
-        own = np.einsum("nab,nb->na", bends, first)
-        shared = np.einsum("abc,nb,nc->na", derivatives.third(fit), first, first, optimize=True)
-        moved = first + (own - 0.5 * shared) @ inverse
-        density = found.log_density - 0.5 * np.sum(found.gradient * moved, axis=1)
-        density -= 0.25 * np.sum(own * first, axis=1)
+        J = cut(run(sensitivity.seen, *arguments, rates, eye, zero, together=1).link.T)
+        if method == "first-order":
+            found = cut(run(leave_one.rows, *arguments))
+            first = moved = found.gradient @ inverse
+            density = found.log_density - 0.5 * np.sum(found.gradient * first, axis=1)
+        else:
+            found, first, along = cut(run(leave_one.bent_rows, *arguments, jnp.asarray(inverse)))
+            third = derivatives.third(fit)
+            shared = np.einsum("abc,nb,nc->na", third, first, first, optimize=True)
+            moved = first + (along - 0.5 * shared) @ inverse
+            density = found.log_density - 0.5 * np.sum(found.gradient * moved, axis=1)
+            density -= 0.25 * np.sum(along * first, axis=1)
     return first, moved, density, found.own - np.sum(J * moved, axis=1), None
 
 

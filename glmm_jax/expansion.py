@@ -1,0 +1,70 @@
+"""The conditional mode as a polynomial in the parameters, so that what rests on it is explicit.
+
+With s(psi, u) = 0 at the mode and H = -ds/du,
+
+    u(psi + x) = u + U x + x' U2 x / 2 + O(x^3),
+    U_a = H^-1 s_a,     U2_ab = H^-1 d^2 s(psi + x, u + U x) / dx_a dx_b.
+
+Derivatives of higher order of a function of parameters and mode are then those of a function
+without a solve inside: the system matrix is factorised once for all directions, not for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from glmm_jax import pirls
+from glmm_jax.linalg import base
+from glmm_jax.model import Model, Params, flatten, unflatten
+
+
+def solver(params: Params, model: Model, u: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """right -> H^-1 right at the mode, for (q,) or (q, r), with the observed information in H."""
+    eta = pirls.linear_predictor(params, model, u)
+    information = pirls.row_information(params, model, eta, "observed")
+    factor = pirls.factorise(params, model, information)
+    return lambda right: base.solve(model.structure, factor, right)
+
+
+def line(params: Params, model: Model, u: jax.Array, solve: Callable) -> jax.Array:
+    """U, (q, P)."""
+    psi = flatten(params)
+
+    def column(v: jax.Array) -> jax.Array:
+        return jax.jvp(lambda x: _residual(x, u, model), (psi,), (v,))[1]
+
+    return solve(jax.lax.map(column, jnp.eye(psi.size, dtype=psi.dtype)).T)
+
+
+def bow(params: Params, model: Model, u: jax.Array, solve: Callable, U: jax.Array) -> jax.Array:
+    """U2, (q, P, P)."""
+    psi = flatten(params)
+    zero, eye = jnp.zeros_like(psi), jnp.eye(psi.size, dtype=psi.dtype)
+
+    def along(x: jax.Array) -> jax.Array:
+        return _residual(psi + x, u + U @ x, model)
+
+    def entry(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        def slope(x: jax.Array) -> jax.Array:
+            return jax.jvp(along, (x,), (eye[pair[0]],))[1]
+
+        return jax.jvp(slope, (zero,), (eye[pair[1]],))[1]
+
+    i, j = np.tril_indices(psi.size)
+    place = np.zeros((psi.size,) * 2, int)
+    place[i, j] = place[j, i] = np.arange(i.size)
+    return solve(jax.lax.map(entry, (jnp.asarray(i), jnp.asarray(j))).T)[:, place]
+
+
+def _residual(x: jax.Array, u: jax.Array, model: Model) -> jax.Array:
+    return pirls.score(u, unflatten(x, model), model)
+
+
+def in_a_ring(places: np.ndarray) -> np.ndarray:
+    """Partners of each of some directions, (places, half of them): itself and those that follow, so
+    that every pair of two occurs."""
+    return np.stack([np.roll(places, -k) for k in range(places.size // 2 + 1)], axis=1)
