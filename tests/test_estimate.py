@@ -10,10 +10,13 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from interpreter import interpreted
 from reference_cases import case
 
 import glmm_jax as gj
 from glmm_jax import Status, runtime
+from glmm_jax.estimate import differentiable
+from glmm_jax.optimize import boundary
 
 BETA = (0.37, 1.18, -0.98, -0.024)
 
@@ -192,28 +195,38 @@ def test_estimates_with_beta_at_the_joint_mode_are_differentiable(
 ) -> None:
     direction = jnp.asarray(np.random.default_rng(3).normal(size=model.n))
 
-    def numbers(offset: jax.Array) -> jax.Array:
-        found = gj.estimate(model.replace(offset=offset), nagq, reml=reml)
+    def searched(offset: jax.Array) -> gj.Estimate:
+        return gj.estimate(model.replace(offset=offset), nagq, reml=reml)
+
+    def numbers(found: gj.Estimate) -> jax.Array:
         return jnp.append(jnp.concatenate([*found.params.beta[None], found.u]), found.deviance)
 
-    @jax.jit
-    def both(offset: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.jvp(numbers, (offset,), (direction,))
+    def forward_mode(offset: jax.Array, found: gj.Estimate) -> jax.Array:
+        def moved(offset: jax.Array) -> jax.Array:
+            return numbers(differentiable(found, model.replace(offset=offset)))
 
-    h = 1e-3
-    up, down = (both(model.offset + s * direction)[0] for s in (h, -h))
-    forward = both(model.offset)[1]
+        return jax.jvp(moved, (offset,), (direction,))[1]
+
+    h, found = 1e-3, searched(model.offset)
+    up, down = (numbers(searched(model.offset + s * direction)) for s in (h, -h))
+    forward = interpreted(forward_mode, model.offset, found)(model.offset, found)
     np.testing.assert_allclose(forward, (up - down) / (2 * h), rtol=1e-5, atol=2e-5)
 
 
 def test_many_rare_events_are_not_separated() -> None:
-    # Four events in 6,000 rows: no row holds information, all together hold enough.
-    rare = np.zeros(6000)
-    rare[[10, 2000, 3500, 5000]] = 1
-    y = np.concatenate([np.random.default_rng(0).poisson(50, 300), rare])
-    data = pd.DataFrame({"y": y, "b": (np.arange(6300) >= 300) * 1, "g": np.arange(6300) % 20})
-    fit = gj.glmer("y ~ b + (1 | g)", data, family="poisson")
-    assert fit.converged and fit.bse["b"] == pytest.approx(0.5, rel=0.02)
+    # Four events in 60,000 rows: no row holds information, all together hold enough.
+    b = (np.arange(60_300) >= 300) * 1
+    y = np.where(b == 0, 50, 0)
+    y[300::15_000] = 1
+    rare = gj.build_model("y ~ b + (1 | g)", {"y": y, "b": b, "g": b % 2}, "poisson")
+    best = np.log(50), np.log(4 / 60_000) - np.log(50)
+    at = gj.Params(jnp.array(best), jnp.zeros(1))
+    mean = jnp.exp(rare.X @ at.beta)
+    assert jnp.all(mean[300:] < boundary.LITTLE) and jnp.sum(mean[300:]) == pytest.approx(4)
+    assert not boundary.separated(at, rare, mean).any()
+    # Where they hold none together either, only b is without a maximum: the other rows hold the
+    # intercept.
+    assert list(boundary.separated(at, rare, mean.at[300:].set(1e-9))) == [False, True]
 
 
 @pytest.fixture
