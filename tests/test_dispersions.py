@@ -110,9 +110,8 @@ def test_a_shared_dispersion_is_the_maximum_for_all(
     assert len(value) == 1
     best = shared.models["llf"].sum()
     for step in (-0.05, 0.05):
-        near = glmer_many(
-            FORMULA, design, FAMILY, responses=responses, dispersion=float(np.exp(value[0] + step))
-        )
+        moved = np.full(B, np.exp(value[0] + step))
+        near = glmer_many(FORMULA, design, FAMILY, responses=responses, dispersion=moved)
         assert near.models["llf"].sum() < best
 
 

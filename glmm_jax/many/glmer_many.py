@@ -121,6 +121,9 @@ def glmer_many(
 
         def again(stage: str | None, dispersion: Any = None, priors: Any = priors) -> ManyFits:
             kept = None if checkpoint is None or stage is None else Path(checkpoint) / stage
+            if dispersion is not None and responses is not None:
+                # As values of each model, whose program serves here too.
+                dispersion = np.full(responses.shape[1], dispersion)
             return glmer_many(
                 formula, data, family, link, responses=responses, by=by, weights=weights,
                 offset=offset, trials=trials, nagq=nagq, curvature=curvature, reml=reml,
