@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import matplotlib
 
@@ -16,7 +18,8 @@ import pytest
 import glmm_jax as gj
 from glmm_jax.build import bucket
 from glmm_jax.estimate import checked, program
-from glmm_jax.inference import derivatives, measurement_error, parameter_names
+from glmm_jax.formula import build_frame
+from glmm_jax.inference import derivatives, measurement_error, parameter_names, robust
 from glmm_jax.inference.influence_table import Influence
 from glmm_jax.model import flatten
 from glmm_jax.packing import in_runs
@@ -313,6 +316,63 @@ def test_measurement_errors_that_levels_share(sleep) -> None:
     # Far from what one error a row does.
     apart = sleep.measurement_error("Days", sd)["change"].to_numpy() / scale
     assert np.max(np.abs(apart / expected - 1.0)) > 0.5
+
+
+@pytest.mark.parametrize(
+    "terms, related, apart",
+    [
+        ("(1 | g)", False, True),
+        ("(1 | g / s)", False, True),
+        ("(1 | s) + (x | g)", False, True),
+        ("(1 | g) + (1 | h)", False, False),
+        ("(1 | g / s) + (1 | h)", False, False),
+        ("(1 | g)", True, False),
+    ],
+)
+def test_errors_are_apart_where_no_random_effect_ties_their_rows(
+    monkeypatch, terms: str, related: bool, apart: bool
+) -> None:
+    """Against the marginal covariance, as a matrix: rows meet that a chain of its entries ties."""
+    n = 24
+    row = np.arange(n)
+    data = pd.DataFrame({"g": row % 4, "s": row % 8, "h": row % 3, "pair": row // 2})
+    data["x"], data["y"] = np.cos(row), np.sin(row)
+    kinship = {"g": (np.full((4, 4), 0.25) + 0.75 * np.eye(4), range(4))} if related else None
+    frame = build_frame(f"y ~ x + {terms}", data, relationship=kinship)
+    covariance = np.eye(n)
+    for block in frame.blocks:
+        one = np.eye(len(block.levels))[block.index]
+        between = kinship["g"][0] if kinship else np.eye(one.shape[1])
+        covariance += one @ between @ one.T
+    tied, steps = covariance > 0, n.bit_length()
+    for _ in range(steps):
+        tied = tied @ tied
+    fit: Any = SimpleNamespace(frame=frame, numbers=SimpleNamespace(n=n), nobs=n)
+    groups = measurement_error._apart(fit, None, row)
+    assert not np.any(tied & (groups[:, None] != groups[None, :]))
+    assert len(np.unique(groups)) == (len(np.unique(tied, axis=0)) if apart else 1)
+    # An error that two groups share ties them.
+    shared = measurement_error._apart(fit, "pair", data["pair"].to_numpy())
+    assert np.all(shared == 0)
+    # Groups are independent where nothing ties one to another.
+    for name in ("g", "s", "h", "pair"):
+        codes = data[name].to_numpy()
+        independent = not np.any(tied & (codes[:, None] != codes[None, :]))
+        assert (robust.tying(fit, codes) is None) == independent
+    crosses = {block.grouping for block in frame.blocks} >= {"g", "h"}
+    assert robust.crossed(fit) == crosses
+    if crosses:
+        with pytest.raises(ValueError, match=r"by=None: the grouping factors .* crossed"):
+            robust.coarsest(fit)
+    else:
+        assert robust.coarsest(fit) == "g"
+    # The size of the table matters where all errors may meet.
+    monkeypatch.setattr(measurement_error, "LARGEST", n * n - 1)
+    if apart:
+        np.testing.assert_array_equal(measurement_error._apart(fit, None, row), groups)
+    else:
+        with pytest.raises(ValueError, match=f"by=None: {n} errors move together"):
+            measurement_error._apart(fit, None, row)
 
 
 def test_pictures(sleep, without) -> None:
