@@ -152,6 +152,41 @@ def test_a_parameter_of_a_flax_module(model: Model, x: jax.Array, trained: dict)
     )
 
 
+def test_parameters_of_an_nnx_module(model: Model, x: jax.Array, trained: dict) -> None:
+    """A `Param` for each array of the head: `nnx.Optimizer` makes something else of a whole one."""
+    nnx = pytest.importorskip("flax.nnx", reason="flax is not installed")
+
+    class Net(nnx.Module):
+        def __init__(self, rngs: Any) -> None:
+            self.inner = nnx.Linear(2, WIDTH, param_dtype=x.dtype, rngs=rngs)
+            self.outer = nnx.Linear(WIDTH, 1, param_dtype=x.dtype, rngs=rngs)
+            self.head = nnx.data(jax.tree.map(nnx.Param, gj.RandomEffectsHead.of(model)))
+
+        def loss(self, x: jax.Array, model: Model) -> jax.Array:
+            output = self.outer(jnp.tanh(self.inner(x)))[:, 0]
+            return nnx.as_pure(self.head).nll(output, model)
+
+    net, weights = Net(nnx.Rngs(0)), trained["start"]["weights"]
+    net.inner.kernel[...], net.inner.bias[...] = weights["inner"], weights["shift"]
+    net.outer.kernel[...], net.outer.bias[...] = weights["outer"][:, None], weights["level"][None]
+    optimizer = nnx.Optimizer(net, optax.adam(0.05), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(net: Any, optimizer: Any, x: jax.Array, model: Model) -> jax.Array:
+        value, gradient = nnx.value_and_grad(lambda net: net.loss(x, model))(net)
+        optimizer.update(net, gradient)
+        return value
+
+    values = [float(step(net, optimizer, x, model)) for _ in range(STEPS)]
+    np.testing.assert_allclose(values, trained["values"], rtol=1e-9)
+    head = nnx.as_pure(net.head)
+    assert isinstance(head, gj.RandomEffectsHead)
+    np.testing.assert_allclose(head.params.theta, trained["end"]["head"].params.theta, rtol=1e-7)
+    np.testing.assert_allclose(
+        net.inner.kernel[...], trained["end"]["weights"]["inner"], rtol=1e-7, atol=1e-9
+    )
+
+
 def prior(params: Params) -> jax.Array:
     """N(0, 2^2) on beta, half-normal on theta, up to a constant."""
     return -0.125 * jnp.sum(params.beta**2) - 0.5 * jnp.sum(params.theta**2)
