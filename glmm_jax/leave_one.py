@@ -32,7 +32,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from glmm_jax import expansion, pirls
-from glmm_jax.information import side_by_side
 from glmm_jax.linalg import base
 from glmm_jax.model import Model, Params, flatten, lambdas, unflatten
 from glmm_jax.tails import elementwise_derivative
@@ -81,7 +80,6 @@ def bent_rows(params: Params, model: Model, u: jax.Array, inverse: jax.Array) ->
     Parameters: inverse, (P, P), H^-1; zero for parameters that are held. Others as for `rows`.
     """
     psi = flatten(params)
-    zero, eye = jnp.zeros_like(psi), jnp.eye(psi.size, dtype=psi.dtype)
     solve = expansion.solver(params, model, u)
     U = expansion.line(params, model, u, solve)
     U2 = expansion.bow(params, model, u, solve, U)
@@ -90,24 +88,9 @@ def bent_rows(params: Params, model: Model, u: jax.Array, inverse: jax.Array) ->
         mode = u + U @ x + 0.5 * (U2 @ x) @ x
         return contributions(unflatten(psi + x, model), model, mode)[0]
 
-    # What depends on the first direction alone is found once for all its partners.
-    def column(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        def along(x: jax.Array) -> jax.Array:
-            return jax.jvp(added, (x,), (eye[pair[0]],))[1]
-
-        def entry(v: jax.Array) -> jax.Array:
-            return jax.jvp(along, (zero,), (v,))[1]
-
-        return along(zero), side_by_side(entry, eye[pair[1]], model.n)
-
-    first = np.arange(psi.size)
-    partners = expansion.in_a_ring(first)
-    slopes, bends = jax.lax.map(column, (jnp.asarray(first), jnp.asarray(partners)))
-    place = np.zeros((psi.size,) * 2, int)
-    number = np.arange(partners.size).reshape(partners.shape)
-    place[first[:, None], partners] = number
-    place[partners, first[:, None]] = number
-    bends = bends.reshape(partners.size, model.n)
+    every = np.arange(psi.size)
+    slopes, bends = expansion.twice(added, jnp.zeros_like(psi), every, model.n)
+    place = expansion.placed(every, psi.size)
     moves = inverse @ slopes
     along = jnp.stack([jnp.sum(bends[place[a]] * moves, axis=0) for a in range(psi.size)], axis=1)
     value, own = contributions(params, model, u)

@@ -136,15 +136,16 @@ def bent(
 
 
 @partial(jax.jit, static_argnames="nagq")
-def third(params: Params, model: Model, u: jax.Array, *, nagq: int) -> jax.Array:
-    """Third derivatives of the deviance in the parameters, (P, P, P).
+def third(params: Params, model: Model, u: jax.Array, *, nagq: int) -> tuple[jax.Array, jax.Array]:
+    """Hessian, (P, P), and third derivatives, (P, P, P), of the deviance in the parameters.
 
     With d(psi, u) the deviance as a function of the mode as well and s the score of the mode,
 
         L(psi, u, l) = d(psi, u) + l' s(psi, u),     l = H^-1 dd/du,
 
     is stationary in u and l where d is the deviance. Third derivatives of what is stationary need
-    the first of u and l alone: they are those of L along straight lines, with no solve inside.
+    the first of u and l alone: they are those of L along straight lines, with no solve inside. So
+    are second ones.
 
     Those of the gradient of L along pairs of parameters that are in one half of them: of any three,
     two are in the same half. That is little more than half of all pairs.
@@ -169,33 +170,21 @@ def third(params: Params, model: Model, u: jax.Array, *, nagq: int) -> jax.Array
     def value(x: jax.Array) -> jax.Array:
         return lagrangian(x, u + U @ x, multiplier + turns @ x)
 
-    # What depends on the first direction alone is found once for all its partners.
-    def column(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        def along(x: jax.Array) -> jax.Array:
-            return jax.jvp(jax.grad(value), (x,), (eye[pair[0]],))[1]
-
-        def entry(v: jax.Array) -> jax.Array:
-            return jax.jvp(along, (zero,), (v,))[1]
-
-        return side_by_side(entry, eye[pair[1]], model.n)
-
     every = np.arange(psi.size)
     half = every >= psi.size // 2
-    place = np.zeros((psi.size,) * 2, int)
-    rows = []
+    slopes, bends, place = [], [], np.zeros((psi.size,) * 2, int)
     for own in (every[~half], every[half]):
-        if not own.size:
-            continue
-        partners = expansion.in_a_ring(own)
-        number = sum(map(len, rows)) + np.arange(partners.size).reshape(partners.shape)
-        place[own[:, None], partners] = number
-        place[partners, own[:, None]] = number
-        found = jax.lax.map(column, (jnp.asarray(own), jnp.asarray(partners)))
-        rows.append(found.reshape(partners.size, psi.size))
+        if own.size:
+            first, second = expansion.twice(jax.grad(value), zero, own, model.n)
+            inside = np.ix_(own, own)
+            place[inside] = sum(map(len, bends)) + expansion.placed(own, psi.size)[inside]
+            slopes.append(first)
+            bends.append(second)
+    H = jnp.concatenate(slopes)
     a, b, c = np.indices((psi.size,) * 3)
     cases = [half[a] == half[b], half[a] == half[c]]
     one, two, rest = (np.select(cases, (x, y), z) for x, y, z in ((a, a, b), (b, c, c), (c, b, a)))
-    return jnp.concatenate(rows)[place[one, two], rest]
+    return 0.5 * (H + H.T), jnp.concatenate(bends)[place[one, two], rest]
 
 
 @partial(jax.jit, static_argnames="nagq")

@@ -71,10 +71,11 @@ def local(fit: Fit, rates: Rates | None = None) -> Local:
         )
 
 
-def third(fit: Fit) -> np.ndarray:
-    """Third derivatives of the deviance in the parameters, (P, P, P)."""
+def third(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """Hessian, (P, P), and third derivatives, (P, P, P), of the deviance in the parameters."""
     with engine():
-        return np.asarray(run(sensitivity.third, *arguments(fit), nagq=fit.nagq))
+        H, T = run(sensitivity.third, *arguments(fit), nagq=fit.nagq)
+        return np.asarray(H), np.asarray(T)
 
 
 def used_data(fit: Fit) -> pd.DataFrame | None:

@@ -62,15 +62,20 @@ def influence(fit: Fit, by: str | None = None, *, method: str = "second-order") 
     derivatives.check_maximum(fit, "influence")
     if method not in METHODS:
         raise ValueError(f"method={method!r}; use one of {', '.join(map(repr, METHODS))}")
-    local = derivatives.local(fit)
-    inverse = derivatives.inverse_hessian(fit, local.hessian)
+    single = by is None and method != "refit" and fit.nagq == 1
+    single = single and not fit.numbers.random_parameters
+    third = None
+    if single and method == "second-order":
+        hessian, third = derivatives.third(fit)
+    else:
+        hessian = derivatives.local(fit).hessian
+    inverse = derivatives.inverse_hessian(fit, hessian)
     if by is None:
         codes, labels = np.arange(fit.nobs), fit.frame.index
     else:
         codes, labels = derivatives.groups(fit, by, "influence")
-    single = by is None and method != "refit" and fit.nagq == 1
-    if single and not fit.numbers.random_parameters:
-        first, moved, density, own, others = _rows(fit, inverse, method)
+    if single:
+        first, moved, density, own, others = _rows(fit, inverse, third)
     else:
         first, moved = _groups(fit, inverse, codes, len(labels), method)
         density, own, others = _consequences(fit, moved, codes)
@@ -102,8 +107,9 @@ def _canonical(fit: Fit, flat: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(flat), out, np.nan)
 
 
-def _rows(fit: Fit, inverse: np.ndarray, method: str) -> tuple:
-    """Moves to first order and by the method, (nobs, P); log densities, changes of eta, None."""
+def _rows(fit: Fit, inverse: np.ndarray, third: np.ndarray | None) -> tuple:
+    """Moves to first order and, with third derivatives, to second, (nobs, P); log densities,
+    changes of eta, None."""
     n, arguments = fit.nobs, derivatives.arguments(fit)
 
     def cut(found: Any) -> Any:
@@ -114,13 +120,12 @@ def _rows(fit: Fit, inverse: np.ndarray, method: str) -> tuple:
         zero = jnp.zeros((fit.df, fit.numbers.n))
         rates = derivatives.weight_rates(fit)
         J = cut(run(sensitivity.seen, *arguments, rates, eye, zero, together=1).link.T)
-        if method == "first-order":
+        if third is None:
             found = cut(run(leave_one.rows, *arguments))
             first = moved = found.gradient @ inverse
             density = found.log_density - 0.5 * np.sum(found.gradient * first, axis=1)
         else:
             found, first, along = cut(run(leave_one.bent_rows, *arguments, jnp.asarray(inverse)))
-            third = derivatives.third(fit)
             shared = np.einsum("abc,nb,nc->na", third, first, first, optimize=True)
             moved = first + (along - 0.5 * shared) @ inverse
             density = found.log_density - 0.5 * np.sum(found.gradient * moved, axis=1)

@@ -144,5 +144,5 @@ def second_derivatives(
             jnp.asarray(carried), nagq=fit.nagq,
         )  # fmt: skip
     own, mixed = jax.tree.map(np.asarray, found)
-    bent = np.einsum("abc,bu,cu->a", derivatives.third(fit), moves, moves, optimize=True)
+    bent = np.einsum("abc,bu,cu->a", derivatives.third(fit)[1], moves, moves, optimize=True)
     return -inverse @ (own + 2.0 * mixed + bent)
