@@ -28,6 +28,11 @@ def fitted(id: str) -> Fit:
 
 
 @cache
+def overdispersion(id: str) -> variability.VariabilityTest:
+    return fitted(id).overdispersion()
+
+
+@cache
 def zero_inflated() -> Fit:
     draw = np.random.default_rng(8)
     g = np.repeat(np.arange(12), 10)
@@ -44,7 +49,7 @@ def made_up(statistics: list[float]) -> Replicates:
 @pytest.mark.parametrize("id", ["gt_pois3", "cbpp"])
 def test_chi_square_is_that_of_lme4s_residuals(id: str) -> None:
     known = REFERENCE[id]["dispersion"]
-    row = fitted(id).overdispersion(n=20).frame.loc["chi-square"]
+    row = overdispersion(id).frame.loc["chi-square"]
     assert row["statistic"] == pytest.approx(known["chisq"], rel=1e-5)
     assert row["expected"] == known["df"]
     assert row["ratio"] == pytest.approx(known["chisq"] / known["df"], rel=1e-5)
@@ -118,7 +123,7 @@ def test_overdispersed_binomial_counts_are_found() -> None:
 
 
 def test_an_effect_per_row_takes_up_the_overdispersion() -> None:
-    before, after = (fitted(id).overdispersion() for id in ("gt_pois2", "gt_pois3"))
+    before, after = (overdispersion(id) for id in ("gt_pois2", "gt_pois3"))
     assert before.frame.loc["simulation", "p"] < 0.01 and "negative binomial" in before.message
     assert after.frame.loc["simulation", "p"] > 0.05
     assert after.message.startswith("No sign of over- or underdispersion")
@@ -139,7 +144,7 @@ def test_messages_say_what_to_do() -> None:
 
 
 def test_prior_weights_are_mentioned() -> None:
-    test = fitted("wts_pois_int").overdispersion(n=20)
+    test = overdispersion("wts_pois_int")
     assert "Prior weights multiply the log density" in test.message
     assert test.frame.loc["simulation", "ratio"] == pytest.approx(1.0, abs=0.3)
 
@@ -193,7 +198,7 @@ def test_zeros_of_other_responses_are_no_question(id: str, message: str) -> None
     """As `overdispersion` has it: a table without rows, and a sentence."""
     test = fitted(id).zero_inflation()
     assert test.frame.empty and message in test.message and test.message.endswith(".")
-    assert list(test.frame.columns) == list(fitted("gt_pois3").zero_inflation(n=9).frame.columns)
+    assert list(test.frame.columns) == list(fitted("gt_pois3").zero_inflation().frame.columns)
     for wrong in (fitted(id).zero_inflation, fitted(id).overdispersion):
         with pytest.raises(ValueError, match="n=0"):
             wrong(n=0)
@@ -210,7 +215,7 @@ def test_tests_do_not_depend_on_the_precision_of_jax(default_precision: None) ->
 
 
 def test_printing() -> None:
-    test = fitted("cbpp").overdispersion(n=20)
+    test = overdispersion("cbpp")
     lines = str(test).splitlines()
     assert lines[2].split() == ["statistic", "expected", "ratio", "p"]
     assert lines[3].split()[:3] == ["chi-square", "63.08", "51.00"]
