@@ -198,7 +198,7 @@ def test_zeros_of_other_responses_are_no_question(id: str, message: str) -> None
     """As `overdispersion` has it: a table without rows, and a sentence."""
     test = fitted(id).zero_inflation()
     assert test.frame.empty and message in test.message and test.message.endswith(".")
-    assert list(test.frame.columns) == list(fitted("gt_pois3").zero_inflation().frame.columns)
+    assert list(test.frame.columns) == list(zero_inflated().zero_inflation().frame.columns)
     for wrong in (fitted(id).zero_inflation, fitted(id).overdispersion):
         with pytest.raises(ValueError, match="n=0"):
             wrong(n=0)
