@@ -121,13 +121,13 @@ def test_rows_that_the_fit_left_out_are_ignored() -> None:
 
 def two_levels() -> tuple[Fit, np.ndarray]:
     rng = np.random.default_rng(3)
-    group = np.repeat(np.arange(15), 12)
-    p = 1 / (1 + np.exp(-rng.normal(size=15)[group]))
+    group, x = np.repeat(np.arange(20), 8), rng.normal(size=160)  # as in test_predict
+    p = 1 / (1 + np.exp(-x - rng.normal(size=20)[group]))
     outcomes = rng.random((2, len(p))) < p
     names = np.where(outcomes, "recovered", "ill")
     categories = pd.Categorical(names[0], ["recovered", "ill"])  # so that "ill" is the success
-    data = pd.DataFrame({"y": categories, "g": group})
-    return glmer("y ~ 1 + (1 | g)", data, "bernoulli"), names[1]
+    data = pd.DataFrame({"y": categories, "x": x, "g": group})
+    return glmer("y ~ x + (1 | g)", data, "bernoulli"), names[1]
 
 
 def test_two_levels_come_as_labels_as_truth_values_or_as_numbers() -> None:
