@@ -98,8 +98,8 @@ def test_a_zero_variance_leaves_no_uncertainty_of_random_effects() -> None:
 
 
 def test_joint_deviations_at_nagq_0_use_the_covariance_of_that_fit() -> None:
-    arguments = case("cbpp/lme4").glmer_arguments() | {"nagq": 0}
-    fit = glmer(**arguments)
+    fit = fitted("cm3_agq0/lme4")
+    assert fit.nagq == 0
     (given,), (joint,) = ranef.conditional(fit), ranef.conditional(fit, joint=True)
     (J,) = uncertainty.mode_derivatives(fit)
     added = J @ fit.vcov_all.to_numpy() @ np.swapaxes(J, 1, 2)
