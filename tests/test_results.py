@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 from reference_cases import Case, case, map_names
+from test_ranef import crossed, small_counts
 
 from glmm_jax import Fit, datasets, glmer
 from glmm_jax.inference import ranef, varcorr
@@ -203,13 +204,14 @@ def test_a_zero_variance_leaves_no_random_effects() -> None:
 
 
 def test_two_terms_of_one_factor_share_a_table() -> None:
-    fit = glmer("Reaction ~ Days + (Days || Subject)", datasets.load("sleepstudy"))
-    (table,) = fit.ranef().values()
-    assert list(table.columns) == ["Intercept", "Days", "Intercept (sd)", "Days (sd)"]
-    eta = fit.frame.X @ fit.params.to_numpy()
-    b = table.to_numpy()[fit.frame.blocks[0].index]
-    eta += b[:, 0] + b[:, 1] * datasets.load("sleepstudy")["Days"].to_numpy()
-    np.testing.assert_allclose(fit.fittedvalues, eta, rtol=1e-12)
+    fit = crossed()
+    tables = fit.ranef()
+    assert list(tables["g"].columns) == ["Intercept", "x", "Intercept (sd)", "x (sd)"]
+    b, rest = (tables[name].to_numpy() for name in ("g", "h"))
+    index = {block.grouping: block.index for block in fit.frame.blocks}
+    eta = fit.frame.X @ fit.params.to_numpy() + rest[index["h"], 0]
+    eta += b[index["g"], 0] + b[index["g"], 1] * small_counts()["x"].to_numpy()
+    np.testing.assert_allclose(fit.linear_predictor, eta, rtol=1e-10)
 
 
 def test_results_are_exact_where_jax_computes_in_single_precision(
