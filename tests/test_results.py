@@ -211,7 +211,7 @@ def test_two_terms_of_one_factor_share_a_table() -> None:
     index = {block.grouping: block.index for block in fit.frame.blocks}
     eta = fit.frame.X @ fit.params.to_numpy() + rest[index["h"], 0]
     eta += b[index["g"], 0] + b[index["g"], 1] * small_counts()["x"].to_numpy()
-    np.testing.assert_allclose(fit.linear_predictor, eta, rtol=1e-10)
+    np.testing.assert_allclose(fit.linear_predictor, eta, rtol=1e-12)
 
 
 def test_results_are_exact_where_jax_computes_in_single_precision(
