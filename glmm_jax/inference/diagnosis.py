@@ -330,7 +330,8 @@ def _simpler(fit: Fit, parameter: str, value: float) -> str:
     limit, sign, plainer = LIMITS.get(inner, ("", 0, ""))
     if parameter == limit and np.sign(value) == sign:
         return (
-            f"{plainer} responses, the limit of {inner} ones, fit as well. Take the simpler family"
+            f"{plainer} responses, the limit of {inner} ones, fit as well as what is near. Take "
+            "the simpler family, or search from elsewhere (start=)"
         )
     if parameter == "logit(zero)" and value < 0:
         return "a probability of zero fits as well. Leave the excess zeros out"
