@@ -6,7 +6,8 @@ With s(psi, u) = 0 at the mode and H = -ds/du,
     U_a = H^-1 s_a,     U2_ab = H^-1 d^2 s(psi + x, u + U x) / dx_a dx_b.
 
 Derivatives of higher order of a function of parameters and mode are then those of a function
-without a solve inside: the system matrix is factorised once for all directions, not for each.
+without a solve inside: the system matrix is factorised once for all directions, not for each. The
+u that the functions here are given is the mode itself, to rounding.
 """
 
 from __future__ import annotations

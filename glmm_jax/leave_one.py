@@ -78,6 +78,7 @@ def bent_rows(params: Params, model: Model, u: jax.Array, inverse: jax.Array) ->
     """What each row adds to the deviance, to second order where it moves the maximum to.
 
     Parameters: inverse, (P, P), H^-1; zero for parameters that are held. Others as for `rows`.
+    Memory: a number for each pair of parameters in each row and two in each random effect.
     """
     psi = flatten(params)
     solve = expansion.solver(params, model, u)

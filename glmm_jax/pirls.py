@@ -30,8 +30,8 @@ from glmm_jax.model import Model, Params, check, lambdas
 
 MAX_TRIPS = 500
 SMALLEST_STEP = 1e-10
-# Random effects in the dense remainder from which on a factor is kept, and how far the decrement
-# has to fall from one step to the next with the same factor.
+# Random effects in the dense remainder from which on a factor is kept (under `jax.vmap` it is made
+# at every step all the same), and how far the decrement has to fall from one step to the next.
 KEPT_FROM = 128
 KEPT_FALL = 1e-4
 
@@ -201,7 +201,7 @@ def _direction(
     s, s_beta = right
     du = base.solve(model.structure, system.factor, s)
     if system.edge is None:
-        return du, s_beta, s @ du
+        return du, jnp.zeros_like(s_beta), s @ du
     dbeta = _solve_spd(system.edge.schur, s_beta - system.edge.columns.T @ s)
     du = du - system.edge.columns @ dbeta
     return du, dbeta, s @ du + s_beta @ dbeta
@@ -224,7 +224,7 @@ def _restored(numbers: Any, model: Model) -> System:
 
 
 def _nothing(params: Params, model: Model, joint: bool) -> Any:
-    """Numbers of no system yet."""
+    """Numbers of no system yet: what is solved with them is not finite, and serves nothing."""
     shapes = jax.eval_shape(lambda w: _numbers(_system(params, model, w, joint)), model.weights)
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
@@ -258,7 +258,9 @@ def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = Fals
         else:
             again = _direction(_restored(state.kept, model), model, right)
             fall = again[2] / state.decrement
-            serves = (again[2] >= 0) & (fall <= KEPT_FALL) & jnp.isfinite(state.decrement)
+            # Both decrements are of one factor: not after a step that was rejected.
+            one_factor = jnp.isfinite(state.decrement) & (state.fraction == 1)
+            serves = one_factor & (again[2] >= 0) & (fall <= KEPT_FALL)
 
             def renewed() -> Any:
                 system, found = anew()
@@ -270,7 +272,7 @@ def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = Fals
         usable = jnp.isfinite(decrement) & (decrement >= 0)
         # Near the mode f may not resolve a step (large counts): the decrement does.
         closer = (state.decrement <= 1.0) & (decrement <= 0.25 * state.decrement)
-        descended = (f <= state.f + 100 * eps * jnp.abs(f)) | (jnp.isfinite(f) & closer)
+        descended = (f <= state.f + 100 * eps * jnp.abs(state.f)) | (jnp.isfinite(f) & closer)
         moved = descended & usable
         converged = moved & (left * decrement <= 50 * eps * jnp.maximum(1.0, u @ u))
         # At convergence the last step is taken whole: it is smaller than any test could see.

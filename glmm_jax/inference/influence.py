@@ -63,7 +63,7 @@ def influence(fit: Fit, by: str | None = None, *, method: str = "second-order") 
     if method not in METHODS:
         raise ValueError(f"method={method!r}; use one of {', '.join(map(repr, METHODS))}")
     single = by is None and method != "refit" and fit.nagq == 1
-    single = single and not fit.numbers.random_parameters
+    single &= not fit.numbers.random_parameters
     third = None
     if single and method == "second-order":
         hessian, third = derivatives.third(fit)
