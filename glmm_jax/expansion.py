@@ -20,20 +20,11 @@ import numpy as np
 
 from glmm_jax import pirls
 from glmm_jax.information import side_by_side
-from glmm_jax.linalg import base
 from glmm_jax.model import Model, Params, flatten, unflatten
 
 
-def solver(params: Params, model: Model, u: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """right -> H^-1 right at the mode, for (q,) or (q, r), with the observed information in H."""
-    eta = pirls.linear_predictor(params, model, u)
-    information = pirls.row_information(params, model, eta, "observed")
-    factor = pirls.factorise(params, model, information)
-    return lambda right: base.solve(model.structure, factor, right)
-
-
 def line(params: Params, model: Model, u: jax.Array, solve: Callable) -> jax.Array:
-    """U, (q, P)."""
+    """U, (q, P); solve, from `pirls.solver`."""
     psi = flatten(params)
 
     def column(v: jax.Array) -> jax.Array:

@@ -81,7 +81,7 @@ def bent_rows(params: Params, model: Model, u: jax.Array, inverse: jax.Array) ->
     Memory: a number for each pair of parameters in each row and two in each random effect.
     """
     psi = flatten(params)
-    solve = expansion.solver(params, model, u)
+    solve = pirls.solver(params, model, u)
     U = expansion.line(params, model, u, solve)
     U2 = expansion.bow(params, model, u, solve, U)
 

@@ -17,6 +17,7 @@ the decrement fast: they converge linearly, at a rate that two decrements show.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -232,7 +233,7 @@ def _nothing(params: Params, model: Model, joint: bool) -> Any:
 def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = False) -> Mode:
     """Run the loop from a guess of u, (q,); not differentiable: see `conditional_mode`."""
     eps = float(jnp.finfo(guess.dtype).eps)
-    given = params.beta
+    given, keeps = params.beta, _keeps(model)
     if not joint:  # while beta stays, its part of eta is the same in every trip
         params, model = with_fixed_part(params, model)
 
@@ -244,31 +245,26 @@ def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = Fals
         f = -2.0 * kernel(here, model, eta) + u @ u
         right = _right(here, model, eta, u, joint)
 
-        def anew() -> tuple[System, tuple[jax.Array, jax.Array, jax.Array]]:
+        def anew() -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array]]:
             information = row_information(here, model, eta, "expected")
             if not model.family.is_canonical:
                 tried = row_information(here, model, eta, "observed")
                 information = jnp.where(state.observed, tried, information)
             system = _system(here, model, information, joint)
-            return system, _direction(system, model, right)
+            return _numbers(system) if keeps else None, _direction(system, model, right)
 
-        kept, left = None, 1.0
-        if state.kept is None:
-            du, dbeta, decrement = anew()[1]
-        else:
+        left = 1.0
+        if keeps:
             again = _direction(_restored(state.kept, model), model, right)
             fall = again[2] / state.decrement
             # Both decrements are of one factor: not after a step that was rejected.
             one_factor = jnp.isfinite(state.decrement) & (state.fraction == 1)
             serves = one_factor & (again[2] >= 0) & (fall <= KEPT_FALL)
-
-            def renewed() -> Any:
-                system, found = anew()
-                return _numbers(system), found
-
-            kept, found = jax.lax.cond(serves, lambda: (state.kept, again), renewed)
-            du, dbeta, decrement = found
+            kept, found = jax.lax.cond(serves, lambda: (state.kept, again), anew)
             left = jnp.where(serves, fall / eps, 1.0)
+        else:
+            kept, found = anew()
+        du, dbeta, decrement = found
         usable = jnp.isfinite(decrement) & (decrement >= 0)
         # Near the mode f may not resolve a step (large counts): the decrement does.
         closer = (state.decrement <= 1.0) & (decrement <= 0.25 * state.decrement)
@@ -307,7 +303,7 @@ def find_mode(params: Params, model: Model, guess: jax.Array, joint: bool = Fals
         fraction=one,
         observed=jnp.asarray(not model.family.is_canonical),
         decrement=jnp.inf * one,
-        kept=_nothing(params, model, joint) if _keeps(model) else None,
+        kept=_nothing(params, model, joint) if keeps else None,
         converged=jnp.asarray(False),
         failed=jnp.asarray(False),
         trips=jnp.asarray(0),
@@ -371,10 +367,14 @@ def _residual(u: jax.Array, arguments: tuple[Params, Model]) -> jax.Array:
 
 
 def _solve(u: jax.Array, arguments: tuple[Params, Model], right: jax.Array) -> jax.Array:
-    params, model = arguments
+    return solver(*arguments, u)(right)
+
+
+def solver(params: Params, model: Model, u: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """right -> H^-1 right at the mode, for (q,) or (q, r), with the observed information in H."""
     eta = linear_predictor(params, model, u)
     factor = factorise(params, model, row_information(params, model, eta, "observed"))
-    return base.solve(model.structure, factor, right)
+    return lambda right: base.solve(model.structure, factor, right)
 
 
 def joint_mode(

@@ -24,7 +24,7 @@ from glmm_jax import expansion
 from glmm_jax.information import side_by_side
 from glmm_jax.model import Model, Params, flatten, unflatten
 from glmm_jax.objective.marginal import at_mode, marginal
-from glmm_jax.pirls import linear_predictor, mode_from, score
+from glmm_jax.pirls import linear_predictor, mode_from, score, solver
 from glmm_jax.predictors import row_arguments
 
 
@@ -152,7 +152,7 @@ def third(params: Params, model: Model, u: jax.Array, *, nagq: int) -> tuple[jax
     """
     psi = flatten(params)
     zero, eye = jnp.zeros_like(psi), jnp.eye(psi.size, dtype=psi.dtype)
-    solve = expansion.solver(params, model, u)
+    solve = solver(params, model, u)
     U = expansion.line(params, model, u, solve)
 
     def lagrangian(x: jax.Array, v: jax.Array, multiplier: jax.Array) -> jax.Array:

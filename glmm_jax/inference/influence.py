@@ -62,8 +62,8 @@ def influence(fit: Fit, by: str | None = None, *, method: str = "second-order") 
     derivatives.check_maximum(fit, "influence")
     if method not in METHODS:
         raise ValueError(f"method={method!r}; use one of {', '.join(map(repr, METHODS))}")
-    single = by is None and method != "refit" and fit.nagq == 1
-    single &= not fit.numbers.random_parameters
+    plain = fit.nagq == 1 and not fit.numbers.random_parameters
+    single = by is None and method != "refit" and plain
     third = None
     if single and method == "second-order":
         hessian, third = derivatives.third(fit)
